@@ -1,0 +1,68 @@
+package container
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+)
+
+// Process identifies a process beyond the reuse of its pid.
+type Process struct {
+	PID int `json:"pid"`
+	// StartTime is field 22 of /proc/PID/stat: clock ticks since boot.
+	StartTime uint64 `json:"startTime"`
+}
+
+// FindProcess identifies the running process pid.
+func FindProcess(pid int) (Process, error) {
+	_, start, err := readStat(pid)
+	if err != nil {
+		return Process{}, err
+	}
+	return Process{PID: pid, StartTime: start}, nil
+}
+
+// Alive tells whether the process still runs; a zombie does not.
+func (p Process) Alive() bool {
+	if p.PID <= 0 {
+		return false
+	}
+	state, start, err := readStat(p.PID)
+	return err == nil && start == p.StartTime && state != 'Z' && state != 'X'
+}
+
+// readStat reads a process's state and start time.
+func readStat(pid int) (state byte, start uint64, err error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	state, start, err = parseStat(data)
+	if err != nil {
+		return 0, 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	return state, start, nil
+}
+
+var errStat = errors.New("malformed")
+
+// parseStat parses /proc/PID/stat. The command in parentheses may hold anything,
+// parentheses and spaces included.
+func parseStat(data []byte) (state byte, start uint64, err error) {
+	end := bytes.LastIndexByte(data, ')')
+	if end < 0 {
+		return 0, 0, errStat
+	}
+	fields := bytes.Fields(data[end+1:])
+	const firstField, startField = 3, 22
+	if len(fields) <= startField-firstField || len(fields[0]) != 1 {
+		return 0, 0, errStat
+	}
+	start, err = strconv.ParseUint(string(fields[startField-firstField]), 10, 64)
+	if err != nil {
+		return 0, 0, errStat
+	}
+	return fields[0][0], start, nil
+}

@@ -1,0 +1,263 @@
+package spec
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/go-multierror"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Host has the facts about the host that planning depends on.
+type Host struct {
+	CPUs        int    // online
+	MemoryBytes uint64 // physical
+}
+
+// Plan is what a validated configuration asks for.
+type Plan struct {
+	// Spec is the configuration as the guest is to apply it: without what the
+	// host does by itself, capabilities and paths in their canonical form.
+	Spec *specs.Spec
+
+	Rootfs         string // absolute, on the host
+	RootfsReadonly bool
+	RootfsPrivate  bool // no mount events from the host reach the root filesystem
+
+	Binds      []Bind      // mounted under Rootfs, in this order
+	Namespaces []Namespace // of the VM process on the host, but for the mount namespace
+	Cgroup     Cgroup
+	Machine    Machine
+
+	Terminal bool
+
+	// Warnings are about properties that the specification wants reported
+	// instead of refused.
+	Warnings []string
+}
+
+// Namespace is a namespace that the VM process is to be in: a new one, or the
+// one at Path.
+type Namespace struct {
+	Type specs.LinuxNamespaceType
+	Path string
+}
+
+// Machine is the size of the virtual machine.
+type Machine struct {
+	VCPUs       int
+	MemoryBytes uint64 // guest RAM
+}
+
+// New validates s, which belongs to the bundle at the absolute path bundle. All
+// problems found are in the one error.
+func New(s *specs.Spec, bundle string, host Host) (*Plan, error) {
+	p := &planner{in: s, bundle: bundle, host: host}
+	p.plan.Spec = s
+	p.version()
+	p.platforms()
+	p.root()
+	p.process("process", s.Process)
+	p.hostname()
+	p.mounts()
+	p.hooks()
+	p.linux()
+	p.annotations()
+	p.sizing()
+	if p.problems != nil {
+		p.problems.ErrorFormat = oneLine
+		return nil, p.problems
+	}
+	p.plan.Spec = p.guest()
+	return &p.plan, nil
+}
+
+// planner collects a plan and what stands in its way.
+type planner struct {
+	in       *specs.Spec
+	bundle   string
+	host     Host
+	plan     Plan
+	vcpus    int    // from an annotation, 0: none
+	memory   uint64 // from an annotation, 0: none
+	problems *multierror.Error
+}
+
+// refuse adds a problem: the property's name, and what is wrong with it.
+func (p *planner) refuse(property, format string, args ...any) {
+	p.problems = multierror.Append(p.problems, fmt.Errorf("%s: %s", property, fmt.Sprintf(format, args...)))
+}
+
+func (p *planner) warn(property, format string, args ...any) {
+	p.plan.Warnings = append(p.plan.Warnings, property+": "+fmt.Sprintf(format, args...))
+}
+
+// oneLine shows a list of problems on the single line that an error has.
+func oneLine(errs []error) string {
+	if len(errs) == 1 {
+		return errs[0].Error()
+	}
+	parts := make([]string, len(errs))
+	for i, err := range errs {
+		parts[i] = fmt.Sprintf("(%d) %v", i+1, err)
+	}
+	return fmt.Sprintf("%d problems: %s", len(errs), strings.Join(parts, "; "))
+}
+
+func (p *planner) version() {
+	v := p.in.Version
+	core, _, _ := strings.Cut(v, "-")
+	parts := strings.Split(core, ".")
+	ok := len(parts) == 3
+	for _, part := range parts {
+		ok = ok && part != "" && strings.Trim(part, "0123456789") == ""
+	}
+	switch {
+	case v == "":
+		p.refuse("ociVersion", "missing")
+	case !ok:
+		p.refuse("ociVersion", "%q is not a version", v)
+	case parts[0] != "1":
+		p.refuse("ociVersion", "%s is not supported: this runtime implements %s", v, specs.Version)
+	}
+}
+
+func (p *planner) platforms() {
+	for _, section := range []struct {
+		name    string
+		present bool
+	}{
+		{"solaris", p.in.Solaris != nil},
+		{"windows", p.in.Windows != nil},
+		{"zos", p.in.ZOS != nil},
+		{"freebsd", p.in.FreeBSD != nil},
+	} {
+		if section.present {
+			p.refuse(section.name, "not a Linux container")
+		}
+	}
+	if vm := p.in.VM; vm != nil {
+		// The kernel and the VMM are the operator's, never the image author's.
+		if vm.Hypervisor.Path != "" || len(vm.Hypervisor.Parameters) > 0 {
+			p.refuse("vm.hypervisor", "the VMM is part of this runtime and cannot be chosen")
+		}
+		if vm.Kernel.Path != "" || vm.Kernel.InitRD != "" || len(vm.Kernel.Parameters) > 0 {
+			p.refuse("vm.kernel", "a configuration cannot choose the guest kernel; the operator can, with `runv --kernel`")
+		}
+		if vm.Image.Path != "" || vm.Image.Format != "" {
+			p.refuse("vm.image", "the root file system is root.path")
+		}
+		if hw := vm.HwConfig; hw != nil {
+			if hw.DeviceTree != "" || len(hw.DtDevs) > 0 || len(hw.IOMems) > 0 || len(hw.Irqs) > 0 {
+				p.refuse("vm.hwConfig", "host hardware is never passed through")
+			}
+			if hw.VCPUs != nil {
+				p.setVCPUs("vm.hwConfig.vcpus", uint64(*hw.VCPUs))
+			}
+			if hw.Memory != nil {
+				p.setMemory("vm.hwConfig.memory", *hw.Memory)
+			}
+		}
+	}
+}
+
+func (p *planner) root() {
+	r := p.in.Root
+	if r == nil {
+		p.refuse("root", "missing")
+		return
+	}
+	if r.Path == "" {
+		p.refuse("root.path", "missing")
+		return
+	}
+	if hasNUL(r.Path) {
+		p.refuse("root.path", "contains a NUL byte")
+		return
+	}
+	path := r.Path
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(p.bundle, path)
+	}
+	p.plan.Rootfs = filepath.Clean(path)
+	if p.plan.Rootfs == "/" {
+		p.refuse("root.path", "is the host's own root directory")
+	}
+	p.plan.RootfsReadonly = r.Readonly
+}
+
+// hostnameMax is __NEW_UTS_LEN of uname(2).
+const hostnameMax = 64
+
+func (p *planner) hostname() {
+	for _, name := range []struct{ property, value string }{
+		{"hostname", p.in.Hostname},
+		{"domainname", p.in.Domainname},
+	} {
+		if len(name.value) > hostnameMax {
+			p.refuse(name.property, "longer than %d bytes", hostnameMax)
+		}
+		if hasNUL(name.value) {
+			p.refuse(name.property, "contains a NUL byte")
+		}
+	}
+}
+
+func (p *planner) hooks() {
+	h := p.in.Hooks
+	if h == nil {
+		return
+	}
+	for _, list := range []struct {
+		name  string
+		hooks []specs.Hook
+	}{
+		{"prestart", h.Prestart}, //nolint:staticcheck // deprecated, still part of the specification
+		{"createRuntime", h.CreateRuntime},
+		{"createContainer", h.CreateContainer},
+		{"startContainer", h.StartContainer},
+		{"poststart", h.Poststart},
+		{"poststop", h.Poststop},
+	} {
+		if len(list.hooks) > 0 {
+			p.refuse("hooks."+list.name, "hooks are not supported")
+		}
+	}
+}
+
+// guest is the configuration that goes to the guest: what concerns the host
+// alone is taken out, so that no host path travels further than it must.
+func (p *planner) guest() *specs.Spec {
+	g := *p.in
+	root := *p.in.Root
+	root.Path = "/"
+	g.Root = &root
+	g.Hooks, g.VM = nil, nil
+	g.Mounts = append([]specs.Mount(nil), p.in.Mounts...)
+	for i := range g.Mounts {
+		if isBind(g.Mounts[i]) {
+			g.Mounts[i].Source = ""
+		}
+	}
+	linux := specs.Linux{}
+	if p.in.Linux != nil {
+		linux = *p.in.Linux
+	}
+	linux.CgroupsPath = ""
+	namespaces := linux.Namespaces
+	linux.Namespaces = nil
+	for _, ns := range namespaces {
+		// Which namespace is joined on the host is nothing to the guest.
+		linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: ns.Type})
+	}
+	g.Linux = &linux
+	if p.in.Process.Capabilities != nil {
+		process := *p.in.Process
+		process.Capabilities = knownCapabilities(p.in.Process.Capabilities)
+		g.Process = &process
+	}
+	return &g
+}
+
+func hasNUL(s string) bool { return strings.IndexByte(s, 0) >= 0 }

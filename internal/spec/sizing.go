@@ -1,0 +1,179 @@
+package spec
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// AnnotationPrefix starts the annotations that are for this runtime. Below it
+// only the names of this package exist.
+const AnnotationPrefix = "run.oci.runv."
+
+// Annotations that change the machine.
+const (
+	AnnotationVCPUs  = AnnotationPrefix + "vcpus"  // a number
+	AnnotationMemory = AnnotationPrefix + "memory" // guest RAM: bytes, or with a suffix K, M, G, Ki, Mi, Gi, KiB …
+)
+
+// Sizes of a VM.
+const (
+	defaultMemory = 2 << 30
+	defaultVCPUs  = 4
+	minMemory     = 64 << 20
+	maxVCPUs      = 64
+	memoryAlign   = 2 << 20
+)
+
+func (p *planner) annotations() {
+	for _, name := range sortedKeys(p.in.Annotations) {
+		if !strings.HasPrefix(name, AnnotationPrefix) {
+			continue
+		}
+		at := "annotations[" + name + "]"
+		value := p.in.Annotations[name]
+		switch name {
+		case AnnotationVCPUs:
+			n, err := strconv.ParseUint(value, 10, 32)
+			if err != nil {
+				p.refuse(at, "%q is not a number", value)
+				continue
+			}
+			p.setVCPUs(at, n)
+		case AnnotationMemory:
+			n, err := parseSize(value)
+			if err != nil {
+				p.refuse(at, "%v", err)
+				continue
+			}
+			p.setMemory(at, n)
+		default:
+			p.refuse(at, "unknown annotation: there are %s and %s", AnnotationVCPUs, AnnotationMemory)
+		}
+	}
+}
+
+func (p *planner) setVCPUs(at string, n uint64) {
+	most := uint64(max(1, min(p.host.CPUs, maxVCPUs)))
+	if n < 1 || n > most {
+		p.refuse(at, "%d is outside 1..%d, what this host has", n, most)
+		return
+	}
+	p.vcpus = int(n)
+}
+
+func (p *planner) setMemory(at string, n uint64) {
+	switch {
+	case n < minMemory:
+		p.refuse(at, "%d bytes is less than the %d MiB a VM needs", n, minMemory>>20)
+	case n > p.host.MemoryBytes:
+		p.refuse(at, "%d bytes is more than the host's memory of %d MiB", n, p.host.MemoryBytes>>20)
+	default:
+		p.memory = alignMemory(n)
+	}
+}
+
+func alignMemory(n uint64) uint64 { return (n + memoryAlign - 1) &^ (memoryAlign - 1) }
+
+// sizing decides on RAM and vCPUs, and then on the memory limits that depend on
+// the RAM.
+func (p *planner) sizing() {
+	m := &p.plan.Machine
+	m.MemoryBytes, m.VCPUs = p.memory, p.vcpus
+	limit, quota, period, cpus := p.limits()
+	if m.MemoryBytes == 0 {
+		m.MemoryBytes = defaultMemory
+		if limit > 0 {
+			m.MemoryBytes = min(guestRAM(limit), max(alignMemory(p.host.MemoryBytes), minMemory))
+		}
+	}
+	if m.VCPUs == 0 {
+		available := max(1, min(p.host.CPUs, maxVCPUs))
+		if cpus > 0 {
+			available = min(available, cpus)
+		}
+		m.VCPUs = min(available, defaultVCPUs)
+		if quota > 0 {
+			wanted := (quota + period - 1) / period
+			m.VCPUs = int(min(wanted, uint64(available)))
+		} else if cpus > 0 {
+			m.VCPUs = available
+		}
+	}
+	p.memoryFiles(m.MemoryBytes)
+}
+
+// guestRAM is the RAM for a workload limited to limit bytes: what the guest's
+// kernel, its page structures and the agent take comes on top.
+func guestRAM(limit uint64) uint64 {
+	const fixed = 64 << 20
+	if limit > 1<<50 {
+		limit = 1 << 50
+	}
+	return alignMemory(limit + limit/32 + fixed)
+}
+
+// limits has the figures that sizing goes by; 0 stands for none.
+func (p *planner) limits() (memory, quota, period uint64, cpus int) {
+	period = 100_000
+	if p.in.Linux == nil || p.in.Linux.Resources == nil {
+		return
+	}
+	r := p.in.Linux.Resources
+	if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
+		memory = uint64(*r.Memory.Limit)
+	}
+	if c := r.CPU; c != nil {
+		if c.Quota != nil && *c.Quota > 0 {
+			quota = uint64(*c.Quota)
+		}
+		if c.Period != nil && *c.Period > 0 {
+			period = *c.Period
+		}
+		if c.Cpus != "" {
+			cpus, _ = countSet(c.Cpus) // the error is reported with the property
+		}
+	}
+	return
+}
+
+// parseSize reads a number of bytes with an optional suffix. K is 1000, Ki 1024.
+func parseSize(s string) (uint64, error) {
+	digits := strings.TrimRight(s, "KMGTiB")
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a size: use bytes, or a number with K, M, G, Ki, Mi or Gi", s)
+	}
+	suffix := strings.TrimSuffix(s[len(digits):], "B")
+	unit, ok := map[string]uint64{
+		"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40,
+	}[suffix]
+	if !ok {
+		return 0, fmt.Errorf("%q is not a size: use bytes, or a number with K, M, G, Ki, Mi or Gi", s)
+	}
+	if n > (1<<63)/unit {
+		return 0, fmt.Errorf("%q is too large", s)
+	}
+	return n * unit, nil
+}
+
+// countSet counts the members of a cpuset list such as "0-3,7".
+func countSet(list string) (int, error) {
+	const most = 1 << 13 // CONFIG_NR_CPUS of the largest kernels
+	seen := make(map[uint64]bool)
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, ranged := strings.Cut(strings.TrimSpace(part), "-")
+		if !ranged {
+			last = first
+		}
+		a, err1 := strconv.ParseUint(first, 10, 32)
+		b, err2 := strconv.ParseUint(last, 10, 32)
+		if err1 != nil || err2 != nil || a > b || b >= most {
+			return 0, fmt.Errorf("%q is not a list such as 0-3,7", list)
+		}
+		for n := a; n <= b; n++ {
+			seen[n] = true
+		}
+	}
+	return len(seen), nil
+}

@@ -1,0 +1,418 @@
+package spec
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+var host = Host{CPUs: 8, MemoryBytes: 16 << 30}
+
+func ptr[T any](v T) *T { return &v }
+
+// minimal is the smallest configuration that is accepted.
+func minimal() *specs.Spec {
+	return &specs.Spec{
+		Version: "1.0.2",
+		Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"},
+		Root:    &specs.Root{Path: "rootfs"},
+		Linux:   &specs.Linux{Resources: &specs.LinuxResources{}},
+	}
+}
+
+func TestMinimal(t *testing.T) {
+	p, err := New(minimal(), "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Rootfs != "/bundle/rootfs" {
+		t.Errorf("rootfs %q", p.Rootfs)
+	}
+	if p.Machine != (Machine{VCPUs: 4, MemoryBytes: 2 << 30}) {
+		t.Errorf("machine %+v", p.Machine)
+	}
+	if p.Spec.Root.Path != "/" {
+		t.Errorf("the guest learns the host path %q", p.Spec.Root.Path)
+	}
+}
+
+// TestEngines has configurations as engines write them.
+func TestEngines(t *testing.T) {
+	files, err := filepath.Glob("testdata/accepted/*.json")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := Parse(data)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if _, err := New(s, "/bundle", host); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"", "empty"},
+		{" \n", "empty"},
+		{"{", "line 1, column 1 (offset 1): invalid JSON"},
+		{"{\n  \"ociVersion\": \"1.0.2\",\n  oops\n}", "line 3, column 3 (offset 30): invalid JSON"},
+		{"{}x", "line 1, column 3 (offset 3): invalid JSON"},
+		{"[]", "the document is a JSON array"},
+		{"{\n\"process\": {\"args\": \"sh\"}}", "line 2, column 24 (offset 26): process.args is a JSON string where a []string is expected"},
+		{`{"process": {"user": {"uid": -1}}}`, "process.user.uid is a JSON number -1"},
+	} {
+		_, err := Parse([]byte(c.in))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("Parse(%q) = %v; want %q", c.in, err, c.want)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	_, err := Load(dir)
+	if err == nil || !strings.Contains(err.Error(), "no such file") || !strings.Contains(err.Error(), "--bundle") {
+		t.Errorf("no config.json: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ConfigName), []byte("{nonsense"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(dir)
+	if err == nil || !strings.Contains(err.Error(), ConfigName) || !strings.Contains(err.Error(), "line 1") {
+		t.Errorf("bad config.json: %v", err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		edit func(*specs.Spec)
+		want string
+	}{
+		{"no version", func(s *specs.Spec) { s.Version = "" }, "ociVersion: missing"},
+		{"version", func(s *specs.Spec) { s.Version = "2.0.0" }, "ociVersion: 2.0.0 is not supported"},
+		{"bad version", func(s *specs.Spec) { s.Version = "1.x" }, "not a version"},
+		{"no process", func(s *specs.Spec) { s.Process = nil }, "process: missing"},
+		{"no args", func(s *specs.Spec) { s.Process.Args = nil }, "process.args: empty"},
+		{"empty program", func(s *specs.Spec) { s.Process.Args = []string{""} }, "program's name"},
+		{"NUL in args", func(s *specs.Spec) { s.Process.Args = []string{"a\x00"} }, "NUL"},
+		{"no cwd", func(s *specs.Spec) { s.Process.Cwd = "" }, "process.cwd: missing"},
+		{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "tmp" }, "not an absolute path"},
+		{"env without =", func(s *specs.Spec) { s.Process.Env = []string{"A"} }, "no '='"},
+		{"env without name", func(s *specs.Spec) { s.Process.Env = []string{"=A"} }, "no name"},
+		{"umask", func(s *specs.Spec) { s.Process.User.Umask = ptr(uint32(0o1000)) }, "umask"},
+		{"oom", func(s *specs.Spec) { s.Process.OOMScoreAdj = ptr(1001) }, "outside -1000..1000"},
+		{"rlimit", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} }, "not a resource limit"},
+		{"rlimit twice", func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CPU"}}
+		}, "set twice"},
+		{"rlimit soft", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Soft: 2, Hard: 1}} }, "above the hard"},
+		{"apparmor", func(s *specs.Spec) { s.Process.ApparmorProfile = "x" }, "AppArmor"},
+		{"selinux", func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }, "SELinux"},
+		{"scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} }, "not a scheduling policy"},
+		{"priority", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Priority: 1} }, "have a priority"},
+		{"ioprio", func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Class: "IOPRIO_CLASS_RT", Priority: 8} }, "0..7"},
+		{"no root", func(s *specs.Spec) { s.Root = nil }, "root: missing"},
+		{"no root path", func(s *specs.Spec) { s.Root.Path = "" }, "root.path: missing"},
+		{"host root", func(s *specs.Spec) { s.Root.Path = "/usr/.." }, "host's own root"},
+		{"hostname", func(s *specs.Spec) { s.Hostname = strings.Repeat("x", 65) }, "hostname: longer"},
+		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "x"}}} }, "hooks.poststart"},
+		{"windows", func(s *specs.Spec) { s.Windows = &specs.Windows{} }, "windows: not a Linux"},
+		{"kernel", func(s *specs.Spec) { s.VM = &specs.VM{Kernel: specs.VMKernel{Path: "/evil"}} }, "vm.kernel"},
+		{"hypervisor", func(s *specs.Spec) { s.VM = &specs.VM{Hypervisor: specs.VMHypervisor{Path: "/evil"}} }, "vm.hypervisor"},
+
+		{"mount without destination", mount(specs.Mount{Type: "tmpfs"}), "no destination"},
+		{"mount destination", mount(specs.Mount{Destination: "a", Type: "tmpfs"}), "not an absolute path"},
+		{"mount over root", mount(specs.Mount{Destination: "/a/..", Type: "tmpfs"}), "root directory"},
+		{"mount type", mount(specs.Mount{Destination: "/a", Type: "ext4"}), `"ext4" is not supported`},
+		{"no mount type", mount(specs.Mount{Destination: "/a"}), "has no type"},
+		{"bind source", mount(specs.Mount{Destination: "/a", Type: "bind"}), "needs a source"},
+		{"bind option", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"size=3"}}), `option "size=3"`},
+		{"bind of proc", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/proc/1"}), "host's /proc"},
+		{"bind of sys", mount(specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys"}), "host's /sys"},
+		{"shared", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"rshared"}}), "cannot propagate"},
+		{"idmap", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"idmap"}}), "id-mapped"},
+		{"idmappings", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}), "id-mapped"},
+
+		{"namespace twice", namespace(specs.LinuxNamespace{Type: "pid"}, specs.LinuxNamespace{Type: "pid"}), "given twice"},
+		{"namespace", namespace(specs.LinuxNamespace{Type: "x"}), "not a namespace type"},
+		{"user namespace", namespace(specs.LinuxNamespace{Type: "user"}), "user namespaces"},
+		{"time namespace", namespace(specs.LinuxNamespace{Type: "time"}), "time namespaces"},
+		{"mount namespace", namespace(specs.LinuxNamespace{Type: "mount", Path: "/x"}), "joining a mount namespace"},
+		{"relative namespace", namespace(specs.LinuxNamespace{Type: "network", Path: "x"}), "not absolute"},
+		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "user namespaces"},
+		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"../x": "1"} }, "not the name of a kernel parameter"},
+		{"sysctl value", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"a.b": "1\n2"} }, "line break"},
+		{"block device", device(specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}), "no block device 8:0"},
+		{"char device", device(specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}), "no character device 10:232"},
+		{"device path", device(specs.LinuxDevice{Path: "null", Type: "c", Major: 1, Minor: 3}), "not absolute"},
+		{"device type", device(specs.LinuxDevice{Path: "/dev/x", Type: "z"}), "not a device type"},
+		{"net devices", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }, "netDevices"},
+		{"seccomp listener", func(s *specs.Spec) {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", ListenerPath: "/x"}
+		}, "listenerPath"},
+		{"seccomp notify", func(s *specs.Spec) {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{{Names: []string{"open"}, Action: specs.ActNotify}}}
+		}, "SCMP_ACT_NOTIFY"},
+		{"propagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" }, "cannot propagate"},
+		{"masked", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"x"} }, "maskedPaths"},
+		{"label", func(s *specs.Spec) { s.Linux.MountLabel = "x" }, "mountLabel"},
+		{"rdt", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, "intelRdt"},
+		{"numa", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }, "memoryPolicy"},
+		{"personality", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "BSD"} }, "personality"},
+		{"time offsets", func(s *specs.Spec) {
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}}
+		}, "timeOffsets"},
+		{"systemd cgroup", func(s *specs.Spec) { s.Linux.CgroupsPath = "machine.slice:runv:x" }, "systemd driver"},
+		{"cgroup root", func(s *specs.Spec) { s.Linux.CgroupsPath = "/../.." }, "root of the hierarchy"},
+		{"huge pages", func(s *specs.Spec) {
+			s.Linux.Resources.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB"}}
+		}, "hugepageLimits"},
+		{"net class", func(s *specs.Spec) { s.Linux.Resources.Network = &specs.LinuxNetwork{ClassID: ptr(uint32(1))} }, "network controller"},
+		{"rdma", func(s *specs.Spec) { s.Linux.Resources.Rdma = map[string]specs.LinuxRdma{"x": {}} }, "rdma"},
+		{"realtime", func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{RealtimeRuntime: ptr(int64(1))} }, "realtime"},
+		{"cpuset", func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "3-1"} }, "not a list"},
+		{"huge cpuset", func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "0-4294967295"} }, "not a list"},
+		{"swap", func(s *specs.Spec) {
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(200)), Swap: ptr(int64(100))}
+		}, "below the memory limit"},
+		{"oom killer", func(s *specs.Spec) { s.Linux.Resources.Memory = &specs.LinuxMemory{DisableOOMKiller: ptr(true)} }, "OOM killer"},
+		{"unified", func(s *specs.Spec) { s.Linux.Resources.Unified = map[string]string{"memory.max": "max"} }, "bypass"},
+		{"unified path", func(s *specs.Spec) { s.Linux.Resources.Unified = map[string]string{"../cgroup.procs": "1"} }, "not the name"},
+		{"unified core", func(s *specs.Spec) { s.Linux.Resources.Unified = map[string]string{"cgroup.freeze": "1"} }, "controller"},
+		{"device rule", func(s *specs.Spec) {
+			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Access: "x"}}
+		}, "not made of"},
+
+		{"annotation", annotation("run.oci.runv.kernel", "/evil"), "unknown annotation"},
+		{"vcpus", annotation(AnnotationVCPUs, "many"), "not a number"},
+		{"no vcpus", annotation(AnnotationVCPUs, "0"), "outside 1..8"},
+		{"too many vcpus", annotation(AnnotationVCPUs, "9"), "outside 1..8"},
+		{"memory", annotation(AnnotationMemory, "1 GiB"), "not a size"},
+		{"little memory", annotation(AnnotationMemory, "1M"), "less than"},
+		{"much memory", annotation(AnnotationMemory, "1T"), "more than the host's"},
+		{"overflow", annotation(AnnotationMemory, "99999999999999Ti"), "not a size"},
+	} {
+		s := minimal()
+		c.edit(s)
+		_, err := New(s, "/bundle", host)
+		if err == nil {
+			t.Errorf("%s: accepted", c.name)
+			continue
+		}
+		if c.name == "overflow" {
+			c.want = "too large"
+		}
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v; want %q", c.name, err, c.want)
+		}
+		if strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: the error has several lines: %q", c.name, err)
+		}
+	}
+}
+
+func mount(m specs.Mount) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Mounts = []specs.Mount{m} }
+}
+
+func namespace(list ...specs.LinuxNamespace) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Namespaces = list }
+}
+
+func device(d specs.LinuxDevice) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{d} }
+}
+
+func annotation(name, value string) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Annotations = map[string]string{name: value} }
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	s := minimal()
+	s.Version, s.Process.Cwd, s.Root.Path = "", "x", ""
+	_, err := New(s, "/bundle", host)
+	if err == nil || !strings.HasPrefix(err.Error(), "3 problems: (1) ociVersion: missing; (2) ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSizing(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct {
+		name        string
+		cpu         *specs.LinuxCPU
+		memory      int64
+		annotations map[string]string
+		vcpus       int
+		ram         uint64
+		max         string // memory.max
+	}{
+		{name: "defaults", vcpus: 4, ram: 2048 * mib},
+		{name: "quota", cpu: &specs.LinuxCPU{Quota: ptr(int64(150_000)), Period: ptr(uint64(100_000))}, vcpus: 2, ram: 2048 * mib},
+		{name: "quota without period", cpu: &specs.LinuxCPU{Quota: ptr(int64(50_000))}, vcpus: 1, ram: 2048 * mib},
+		{name: "large quota", cpu: &specs.LinuxCPU{Quota: ptr(int64(1 << 60))}, vcpus: 8, ram: 2048 * mib},
+		{name: "unlimited", cpu: &specs.LinuxCPU{Quota: ptr(int64(-1))}, vcpus: 4, ram: 2048 * mib},
+		{name: "cpuset", cpu: &specs.LinuxCPU{Cpus: "0-5"}, vcpus: 6, ram: 2048 * mib},
+		{name: "cpuset and quota", cpu: &specs.LinuxCPU{Cpus: "0,3", Quota: ptr(int64(400_000))}, vcpus: 2, ram: 2048 * mib},
+		{name: "memory", memory: 512 * mib, vcpus: 4, ram: 592 * mib, max: "721420288"},
+		{name: "unlimited memory", memory: -1, vcpus: 4, ram: 2048 * mib},
+		{name: "more than the host", memory: 1 << 62, vcpus: 4, ram: 16 << 30},
+		{name: "annotations", annotations: map[string]string{AnnotationVCPUs: "3", AnnotationMemory: "100MiB"}, vcpus: 3, ram: 100 * mib},
+		{name: "annotation above the limit", memory: 512 * mib, annotations: map[string]string{AnnotationMemory: "4Gi"}, vcpus: 4, ram: 4096 * mib, max: "721420288"},
+	} {
+		s := minimal()
+		s.Linux.Resources.CPU = c.cpu
+		if c.memory != 0 {
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &c.memory}
+		}
+		s.Annotations = c.annotations
+		p, err := New(s, "/bundle", host)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if p.Machine != (Machine{VCPUs: c.vcpus, MemoryBytes: c.ram}) {
+			t.Errorf("%s: %d vCPUs, %d MiB; want %d, %d", c.name, p.Machine.VCPUs, p.Machine.MemoryBytes/mib, c.vcpus, c.ram/mib)
+		}
+		limit := ""
+		for _, f := range p.Cgroup.Files {
+			if f.Name == "memory.max" {
+				limit = f.Value
+			}
+		}
+		if c.max != "" && limit != c.max {
+			t.Errorf("%s: memory.max %q; want %q", c.name, limit, c.max)
+		}
+	}
+}
+
+func TestBinds(t *testing.T) {
+	s := minimal()
+	s.Mounts = []specs.Mount{
+		{Destination: "/proc", Type: "proc"},
+		{Destination: "/a/../b/", Type: "bind", Source: "data", Options: []string{"rbind", "ro", "rw", "nosuid", "rprivate"}},
+		{Destination: "/c", Source: "/x", Options: []string{"bind", "rro", "noatime"}},
+	}
+	p, err := New(s, "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Bind{
+		{Source: "/bundle/data", Destination: "/b", Recursive: true, Set: unix.MOUNT_ATTR_NOSUID, Clear: unix.MOUNT_ATTR_RDONLY,
+			Propagation: unix.MS_PRIVATE | unix.MS_REC, Index: 1},
+		{Source: "/x", Destination: "/c", Set: unix.MOUNT_ATTR_NOATIME, Clear: unix.MOUNT_ATTR__ATIME, RecSet: unix.MOUNT_ATTR_RDONLY, Index: 2},
+	}
+	if len(p.Binds) != len(want) {
+		t.Fatalf("binds %+v", p.Binds)
+	}
+	for i := range want {
+		if p.Binds[i] != want[i] {
+			t.Errorf("bind %d: %+v; want %+v", i, p.Binds[i], want[i])
+		}
+	}
+	if p.Spec.Mounts[1].Source != "" || s.Mounts[1].Source != "data" {
+		t.Error("the source of a bind mount belongs into the plan, and not to the guest")
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	s := minimal()
+	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_FUTURE"}}
+	p, err := New(s, "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "CAP_FUTURE") {
+		t.Errorf("warnings %q", p.Warnings)
+	}
+	if got := p.Spec.Process.Capabilities.Bounding; len(got) != 1 || got[0] != "CAP_KILL" {
+		t.Errorf("the guest gets %q", got)
+	}
+}
+
+func TestCPUWeight(t *testing.T) {
+	for shares, want := range map[uint64]uint64{0: 1, 2: 1, 1024: 39, 262144: 10000, 1 << 40: 10000} {
+		if got := cpuWeight(shares); got != want {
+			t.Errorf("cpuWeight(%d) = %d; want %d", shares, got, want)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	files, err := filepath.Glob("testdata/accepted/*.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(`{"ociVersion":"1.0.2","process":null,"root":{"path":"r"},"linux":{"resources":{"cpu":{"cpus":"0-3"}}}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Parse(data)
+		if err != nil {
+			return
+		}
+		p, err := New(s, "/bundle", host)
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") && !strings.Contains(string(data), `\n`) {
+				t.Errorf("an error with several lines: %q", err)
+			}
+			return
+		}
+		if p.Machine.VCPUs < 1 || p.Machine.VCPUs > host.CPUs {
+			t.Errorf("%d vCPUs", p.Machine.VCPUs)
+		}
+		if p.Machine.MemoryBytes < minMemory || p.Machine.MemoryBytes > host.MemoryBytes || p.Machine.MemoryBytes%memoryAlign != 0 {
+			t.Errorf("%d bytes of RAM", p.Machine.MemoryBytes)
+		}
+		if !filepath.IsAbs(p.Rootfs) || p.Rootfs == "/" || strings.Contains(p.Cgroup.Path, "..") && !validName(p.Cgroup.Path) {
+			t.Errorf("rootfs %q, cgroup %q", p.Rootfs, p.Cgroup.Path)
+		}
+		for _, b := range p.Binds {
+			if !filepath.IsAbs(b.Source) || !filepath.IsAbs(b.Destination) || b.Destination == "/" {
+				t.Errorf("bind %+v", b)
+			}
+		}
+		if _, err := json.Marshal(p); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// validName tells whether no component of a path is "..".
+func validName(path string) bool {
+	for part := range strings.SplitSeq(path, "/") {
+		if part == ".." {
+			return false
+		}
+	}
+	return true
+}
+
+func TestExample(t *testing.T) {
+	p, err := New(Example(), "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Warnings) != 0 || !p.Terminal || !p.RootfsReadonly || len(p.Namespaces) != 5 {
+		t.Errorf("plan %+v", p)
+	}
+}
