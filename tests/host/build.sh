@@ -1,6 +1,10 @@
 # Sourced by the scripts beside it: builds testhost and names it in $testhost.
 # Concurrent callers take turns, and a running program is never overwritten.
 # shellcheck shell=bash
+if [ "$(id -u)" != 0 ]; then
+  echo "testhost: a test host needs root (for /dev/kvm, mounts, and every file's ownership)" >&2
+  exit 125
+fi
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 if ! command -v go >/dev/null; then
   PATH=$PATH:/usr/local/go/bin

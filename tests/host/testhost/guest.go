@@ -121,6 +121,11 @@ func (m mountpoint) mount() error {
 	if err := os.MkdirAll(m.target, 0o755); err != nil {
 		return err
 	}
+	return m.bind()
+}
+
+// bind mounts on what is there already.
+func (m mountpoint) bind() error {
 	if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
 		return fmt.Errorf("mount %s: %w", m.target, err)
 	}
@@ -215,7 +220,10 @@ func bindEntries(from, to string) error {
 		case e.IsDir():
 			err = os.Mkdir(dst, 0o755)
 		case e.Type().IsRegular():
-			err = os.WriteFile(dst, nil, 0o644)
+			var copied bool
+			if copied, err = copySmall(src, dst); copied {
+				continue
+			}
 		case e.Type()&fs.ModeSymlink != 0:
 			var target string
 			if target, err = os.Readlink(src); err == nil {
@@ -238,6 +246,27 @@ func bindEntries(from, to string) error {
 		}
 	}
 	return nil
+}
+
+// copySmall keeps the mount table short: only a large file is worth a mount,
+// for which an empty one is made.
+func copySmall(src, dst string) (copied bool, err error) {
+	st, err := os.Stat(src)
+	if err != nil {
+		return false, err
+	}
+	var data []byte
+	small := st.Size() <= 64<<10
+	if small {
+		if data, err = os.ReadFile(src); err != nil {
+			return false, err
+		}
+	}
+	if err := os.WriteFile(dst, data, st.Mode().Perm()); err != nil {
+		return false, err
+	}
+	owner := st.Sys().(*syscall.Stat_t)
+	return small, os.Chown(dst, int(owner.Uid), int(owner.Gid))
 }
 
 // prepareSystem does what a distribution's init would: modules, cgroups, loopback.
