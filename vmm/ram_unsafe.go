@@ -1,0 +1,62 @@
+package vmm
+
+import (
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/guestmem"
+	"runv.dev/runv/vmm/boot"
+)
+
+// ram is the guest's memory in this process: one private, lazily backed
+// mapping, with inaccessible pages before and behind it.
+type ram struct {
+	mem  *guestmem.Memory
+	data []byte // all of it
+}
+
+// newRAM maps size bytes, a multiple of 2 MiB. The start is aligned to 2 MiB
+// as the guest-physical addresses are, so that huge pages can back it.
+func newRAM(size uint64) (*ram, error) {
+	total := uintptr(size) + 2*memoryAlign
+	base, err := unix.MmapPtr(-1, 0, nil, total, unix.PROT_NONE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap guest memory", err)
+	}
+	unmap := func() { _ = unix.MunmapPtr(base, total) }
+	// At least one page of guard stays on either side.
+	start := memoryAlign - uintptr(base)%memoryAlign
+	data := unsafe.Slice((*byte)(unsafe.Add(base, start)), size)
+	if err := unix.Mprotect(data, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		unmap()
+		return nil, os.NewSyscallError("mprotect guest memory", err)
+	}
+	// Neither is a matter of correctness: old kernels may refuse.
+	_ = unix.Madvise(data, unix.MADV_DONTDUMP)
+	_ = unix.Madvise(data, unix.MADV_HUGEPAGE)
+
+	low := min(size, boot.GapStart)
+	regions := []guestmem.Region{{Addr: 0, Data: data[:low:low]}}
+	if size > low {
+		regions = append(regions, guestmem.Region{Addr: boot.GapEnd, Data: data[low:]})
+	}
+	mem, err := guestmem.New(regions...)
+	if err != nil {
+		unmap()
+		return nil, err
+	}
+	return &ram{mem: mem, data: data}, nil
+}
+
+// release gives the memory back to the host. The addresses stay valid and read
+// as zero: a device whose Reset gave up waiting for a system call may still
+// use a buffer, and must not fault then.
+func (r *ram) release() error {
+	return os.NewSyscallError("madvise guest memory", unix.Madvise(r.data, unix.MADV_DONTNEED))
+}
+
+// hostAddr is where b begins in this process.
+func hostAddr(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
