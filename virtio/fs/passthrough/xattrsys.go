@@ -1,0 +1,107 @@
+package passthrough
+
+import (
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// xattrCalls are the system calls for extended attributes of inodes. None of
+// them takes an O_PATH descriptor, so an inode is named in /proc/self/fd.
+type xattrCalls interface {
+	get(n *inode, name string, dest []byte) (int, error)
+	list(n *inode, dest []byte) (int, error)
+	set(n *inode, name string, data []byte, flags int) error
+	remove(n *inode, name string) error
+	close()
+}
+
+func (f *FS) newXattrCalls(root int) xattrCalls {
+	_, err := getxattrat(f.proc, strconv.Itoa(root), hostTrusted+"probe", nil)
+	if err == unix.ENOSYS || err == unix.EPERM {
+		return newXattrThread(f.proc)
+	}
+	return xattrAt{f.proc}
+}
+
+// xattrAt is for Linux 6.13 and later, where the calls take a directory.
+type xattrAt struct{ proc int }
+
+func (x xattrAt) get(n *inode, name string, dest []byte) (int, error) {
+	return getxattrat(x.proc, strconv.Itoa(n.fd), name, dest)
+}
+
+func (x xattrAt) list(n *inode, dest []byte) (int, error) {
+	return listxattrat(x.proc, strconv.Itoa(n.fd), dest)
+}
+
+func (x xattrAt) set(n *inode, name string, data []byte, flags int) error {
+	return setxattrat(x.proc, strconv.Itoa(n.fd), name, data, flags)
+}
+
+func (x xattrAt) remove(n *inode, name string) error {
+	return removexattrat(x.proc, strconv.Itoa(n.fd), name)
+}
+
+func (xattrAt) close() {}
+
+// xattrThread makes the calls which take a path on a thread of its own, whose
+// working directory is /proc/self/fd: there, an inode's path is the number of
+// its descriptor.
+type xattrThread struct {
+	calls chan func()
+	err   error
+}
+
+func newXattrThread(proc int) *xattrThread {
+	t := &xattrThread{calls: make(chan func())}
+	ready := make(chan error)
+	go func() {
+		// The thread ends with the goroutine, and so does its directory.
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Fchdir(proc)
+		}
+		ready <- err
+		for call := range t.calls {
+			call()
+		}
+	}()
+	t.err = <-ready
+	return t
+}
+
+func (t *xattrThread) do(n *inode, call func(path string) (int, error)) (size int, err error) {
+	if t.err != nil {
+		return 0, unix.EOPNOTSUPP
+	}
+	done := make(chan struct{})
+	t.calls <- func() {
+		size, err = call(strconv.Itoa(n.fd))
+		close(done)
+	}
+	<-done
+	return size, err
+}
+
+func (t *xattrThread) get(n *inode, name string, dest []byte) (int, error) {
+	return t.do(n, func(path string) (int, error) { return unix.Getxattr(path, name, dest) })
+}
+
+func (t *xattrThread) list(n *inode, dest []byte) (int, error) {
+	return t.do(n, func(path string) (int, error) { return unix.Listxattr(path, dest) })
+}
+
+func (t *xattrThread) set(n *inode, name string, data []byte, flags int) error {
+	_, err := t.do(n, func(path string) (int, error) { return 0, unix.Setxattr(path, name, data, flags) })
+	return err
+}
+
+func (t *xattrThread) remove(n *inode, name string) error {
+	_, err := t.do(n, func(path string) (int, error) { return 0, unix.Removexattr(path, name) })
+	return err
+}
+
+func (t *xattrThread) close() { close(t.calls) }
