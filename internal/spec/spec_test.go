@@ -124,7 +124,9 @@ func TestRefused(t *testing.T) {
 		{"selinux", func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }, "SELinux"},
 		{"scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} }, "not a scheduling policy"},
 		{"priority", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Priority: 1} }, "have a priority"},
-		{"ioprio", func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Class: "IOPRIO_CLASS_RT", Priority: 8} }, "0..7"},
+		{"ioprio", func(s *specs.Spec) {
+			s.Process.IOPriority = &specs.LinuxIOPriority{Class: "IOPRIO_CLASS_RT", Priority: 8}
+		}, "0..7"},
 		{"no root", func(s *specs.Spec) { s.Root = nil }, "root: missing"},
 		{"no root path", func(s *specs.Spec) { s.Root.Path = "" }, "root.path: missing"},
 		{"host root", func(s *specs.Spec) { s.Root.Path = "/usr/.." }, "host's own root"},

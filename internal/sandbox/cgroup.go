@@ -1,0 +1,150 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// Cgroup is the cgroup v2 directory of a container.
+type Cgroup struct {
+	Path string // absolute
+	dir  *os.File
+}
+
+// cgroupRoot finds the cgroup v2 hierarchy: the usual place, or where systemd
+// puts it beside v1. It is empty if there is none.
+func cgroupRoot() string {
+	for _, path := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(path, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return path
+		}
+	}
+	return ""
+}
+
+// CgroupPath is the directory that a plan's cgroup will have; empty if this host
+// has no cgroup v2.
+func CgroupPath(c spec.Cgroup, id string) string {
+	root := cgroupRoot()
+	if root == "" {
+		return ""
+	}
+	name := c.Path
+	if name == "" {
+		name = "runv-" + id
+	}
+	return filepath.Join(root, name)
+}
+
+// CreateCgroup makes the directory at path, which is CgroupPath's, and sets the
+// limits. Without cgroup v2 and without limits there is nothing to do, and the
+// result is nil.
+func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
+	if path == "" {
+		if len(c.Files) > 0 {
+			return nil, fmt.Errorf("cgroup: %s cannot be set: no cgroup v2 is mounted on /sys/fs/cgroup", c.Files[0].Name)
+		}
+		return nil, nil
+	}
+	root := cgroupRoot()
+	parent := root
+	below, err := filepath.Rel(root, path)
+	if err != nil {
+		return nil, err
+	}
+	controllers := controllersOf(c.Files)
+	parts := strings.Split(below, "/")
+	for _, part := range parts {
+		// A controller is only available in a child if its parent passes it
+		// on; what is missing shows when a limit is written.
+		for _, name := range controllers {
+			_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+"+name), 0)
+		}
+		parent = filepath.Join(parent, part)
+		if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("cgroup: %w", err)
+		}
+	}
+	if populated(path) {
+		return nil, fmt.Errorf("cgroup %s has processes already: choose another linux.cgroupsPath, or delete the container that has it", path)
+	}
+	for _, file := range c.Files {
+		if err := os.WriteFile(filepath.Join(path, file.Name), []byte(file.Value), 0); err != nil {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+				if file.Name == "memory.swap.max" {
+					continue // a kernel without swap accounting has no swap to limit
+				}
+				controller, _, _ := strings.Cut(file.Name, ".")
+				err = fmt.Errorf("the controller %q is not available in this cgroup", controller)
+			}
+			_ = RemoveCgroup(path)
+			return nil, fmt.Errorf("cgroup: cannot set %s to %q: %w", file.Name, file.Value, err)
+		}
+	}
+	dir, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
+	if err != nil {
+		_ = RemoveCgroup(path)
+		return nil, fmt.Errorf("cgroup: %w", err)
+	}
+	return &Cgroup{Path: path, dir: dir}, nil
+}
+
+// Close closes the directory; the cgroup stays.
+func (c *Cgroup) Close() error {
+	if c == nil {
+		return nil
+	}
+	return c.dir.Close()
+}
+
+// controllersOf has the controllers to enable: those the files belong to, and
+// those that engines read statistics from.
+func controllersOf(files []spec.CgroupFile) []string {
+	list := []string{"cpu", "io", "memory", "pids"}
+	for _, file := range files {
+		if strings.HasPrefix(file.Name, "cpuset.") {
+			return append(list, "cpuset")
+		}
+	}
+	return list
+}
+
+func populated(path string) bool {
+	data, err := os.ReadFile(filepath.Join(path, "cgroup.events"))
+	return err == nil && strings.Contains(string(data), "populated 1")
+}
+
+// removeTimeout bounds the wait for killed processes to leave a cgroup.
+const removeTimeout = 5 * time.Second
+
+// RemoveCgroup kills what is in the cgroup and removes it. It may be gone
+// already.
+func RemoveCgroup(path string) error {
+	if path == "" {
+		return nil
+	}
+	deadline := time.Now().Add(removeTimeout)
+	for delay := time.Millisecond; ; delay *= 2 {
+		err := unix.Rmdir(path)
+		switch {
+		case err == nil || err == unix.ENOENT:
+			return nil
+		case err != unix.EBUSY || time.Now().After(deadline):
+			return &fs.PathError{Op: "remove cgroup", Path: path, Err: err}
+		}
+		if populated(path) {
+			_ = os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0)
+		}
+		time.Sleep(min(delay, 50*time.Millisecond))
+	}
+}

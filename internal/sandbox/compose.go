@@ -1,0 +1,420 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/cyphar/filepath-securejoin/pathrs-lite"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// shareAttrs hold for every mount of the share. The VM process opens no device
+// and executes no program that is in it; what the guest may do with them is
+// decided by the guest's own mounts.
+const shareAttrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+// Root is the composed root file system, which becomes the share.
+type Root struct {
+	// Dir is the directory, O_PATH. It stays valid when the process has
+	// entered the root.
+	Dir *os.File
+
+	path string // as the kernel shows it
+}
+
+// Compose assembles the plan's root file system in this process's own mount
+// namespace. The sources of the guest's bind mounts become the places below the
+// root at which the guest finds them.
+//
+// Destinations are resolved inside the root, so that no symbolic link of the
+// root file system leads out of it.
+func Compose(p *spec.Plan) (*Root, error) {
+	// Unmounts on the host reach this namespace, and nothing goes back.
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", os.NewSyscallError("mount", err))
+	}
+	r, err := bindRoot(p)
+	if err != nil {
+		return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
+	}
+	if err := r.compose(p); err != nil {
+		r.Dir.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Root) compose(p *spec.Plan) error {
+	covered, err := r.prepareGuestMounts(p)
+	if err != nil {
+		return err
+	}
+	for _, b := range p.Binds {
+		source, err := r.bind(b)
+		if err != nil {
+			return fmt.Errorf("mounts[%d]: bind %s on %s: %w", b.Index, b.Source, b.Destination, err)
+		}
+		p.Spec.Mounts[b.Index].Source = source
+	}
+	for _, dir := range covered {
+		err := setAttr(dir, false, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		dir.Close()
+		if err != nil {
+			return err
+		}
+	}
+	if err := setAttr(r.Dir, true, &unix.MountAttr{Attr_set: shareAttrs}); err != nil {
+		return err
+	}
+	if p.RootfsReadonly {
+		return setAttr(r.Dir, false, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
+	return nil
+}
+
+// bindRoot mounts the root file system on its own directory, which makes it
+// something that pivot_root accepts.
+func bindRoot(p *spec.Plan) (*Root, error) {
+	tree, err := openTree(p.Rootfs, true)
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	propagation := uint64(unix.MS_SLAVE)
+	if p.RootfsPrivate {
+		propagation = unix.MS_PRIVATE
+	}
+	if err := setAttr(tree, true, &unix.MountAttr{Propagation: propagation}); err != nil {
+		return nil, err
+	}
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, p.Rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+		return nil, os.NewSyscallError("move_mount", err)
+	}
+	dir, err := os.OpenFile(p.Rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	name, err := fdPath(dir)
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return &Root{Dir: dir, path: name}, nil
+}
+
+// prepareGuestMounts makes the mount points of the file systems that the guest
+// mounts by itself, where the guest cannot: in a read-only root. Where a bind
+// mount comes to lie below one of them, a small tmpfs takes its place, so that
+// the bind's mount point is not left behind in the root file system. These
+// tmpfs are returned.
+func (r *Root) prepareGuestMounts(p *spec.Plan) ([]*os.File, error) {
+	var covered []*os.File
+	for i, m := range p.Spec.Mounts {
+		if isPlannedBind(p, i) {
+			continue
+		}
+		below := false
+		for _, b := range p.Binds {
+			below = below || strings.HasPrefix(b.Destination, path.Clean(m.Destination)+"/")
+		}
+		if !below && !p.RootfsReadonly {
+			continue
+		}
+		if under(p.Spec.Mounts[:i], m.Destination, p) {
+			continue
+		}
+		dir, err := r.cover(m, below)
+		if err != nil {
+			return covered, fmt.Errorf("mounts[%d]: %s: %w", i, m.Destination, err)
+		}
+		if dir != nil {
+			covered = append(covered, dir)
+		}
+	}
+	return covered, nil
+}
+
+// under tells whether destination is below a file system of the guest's own.
+func under(mounts []specs.Mount, destination string, p *spec.Plan) bool {
+	for i, m := range mounts {
+		if !isPlannedBind(p, i) && strings.HasPrefix(path.Clean(destination), path.Clean(m.Destination)+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func isPlannedBind(p *spec.Plan, index int) bool {
+	for _, b := range p.Binds {
+		if b.Index == index {
+			return true
+		}
+	}
+	return false
+}
+
+// cover makes the directory of a guest's mount, and a tmpfs on it if binds come
+// below it.
+func (r *Root) cover(m specs.Mount, below bool) (*os.File, error) {
+	dir, err := r.open(m.Destination)
+	if errors.Is(err, unix.ENOENT) {
+		dir, err = r.mkdir(m.Destination)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	if !below {
+		return nil, nil
+	}
+	tmpfs, err := newTmpfs()
+	if err != nil {
+		return nil, err
+	}
+	if err := moveMount(tmpfs, dir); err != nil {
+		tmpfs.Close()
+		return nil, err
+	}
+	return tmpfs, nil
+}
+
+// newTmpfs has a tmpfs that holds mount points only and is not mounted yet.
+func newTmpfs() (*os.File, error) {
+	fd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fd)
+	for _, option := range [][2]string{{"size", "1m"}, {"nr_inodes", "4096"}, {"mode", "0755"}} {
+		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {
+			return nil, os.NewSyscallError("fsconfig", err)
+		}
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return nil, os.NewSyscallError("fsconfig", err)
+	}
+	mount, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsmount", err)
+	}
+	return os.NewFile(uintptr(mount), "tmpfs"), nil
+}
+
+// bind mounts one source and tells at which path below the root it ended.
+func (r *Root) bind(b spec.Bind) (string, error) {
+	tree, err := openTree(b.Source, b.Recursive)
+	if err != nil {
+		return "", err
+	}
+	defer tree.Close()
+	// The attributes are set before the tree can be reached.
+	propagation, whole := b.Propagation&^unix.MS_REC, b.Propagation&unix.MS_REC != 0
+	if propagation == 0 {
+		propagation, whole = unix.MS_PRIVATE, true
+	}
+	for _, step := range []struct {
+		whole bool
+		attr  unix.MountAttr
+	}{
+		{whole, unix.MountAttr{Propagation: propagation}},
+		{true, unix.MountAttr{Attr_set: b.RecSet, Attr_clr: b.RecClear}},
+		{false, unix.MountAttr{Attr_set: b.Set, Attr_clr: b.Clear}},
+	} {
+		if step.attr == (unix.MountAttr{}) {
+			continue
+		}
+		if err := setAttr(tree, step.whole, &step.attr); err != nil {
+			return "", err
+		}
+	}
+	dir, err := isDir(tree)
+	if err != nil {
+		return "", err
+	}
+	target, err := r.mountPoint(b.Destination, dir)
+	if err != nil {
+		return "", fmt.Errorf("mount point: %w", err)
+	}
+	defer target.Close()
+	inside, err := r.inside(target)
+	if err != nil {
+		return "", err
+	}
+	if err := moveMount(tree, target); err != nil {
+		return "", err
+	}
+	return inside, nil
+}
+
+// mountPoint opens the destination inside the root and creates what is missing
+// of it: directories, and at the end a directory or an empty file.
+func (r *Root) mountPoint(destination string, dir bool) (*os.File, error) {
+	target, err := r.open(destination)
+	if err == nil {
+		is, err := isDir(target)
+		if err == nil && is != dir {
+			err = unix.ENOTDIR
+			if is {
+				err = unix.EISDIR
+			}
+		}
+		if err != nil {
+			target.Close()
+			return nil, err
+		}
+		return target, nil
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return nil, err
+	}
+	if dir {
+		return r.mkdir(destination)
+	}
+	// A symbolic link to a file that is missing is common (resolv.conf): the
+	// file is made where the link leads, inside the root.
+	name, err := r.resolveMissing(destination)
+	if err != nil {
+		return nil, err
+	}
+	parent, err := r.mkdir(path.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	fd, err := unix.Openat(int(parent.Fd()), path.Base(name), unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_RDONLY, 0o644)
+	if err != nil && err != unix.EEXIST {
+		return nil, os.NewSyscallError("create", err)
+	}
+	if err == nil {
+		unix.Close(fd)
+	}
+	return r.open(name)
+}
+
+// resolveMissing resolves the symbolic links of a path inside the root of which
+// not everything exists. What it says is only used through open and mkdir.
+func (r *Root) resolveMissing(name string) (string, error) {
+	full, err := securejoin.SecureJoin(r.path, name)
+	if err != nil {
+		return "", err
+	}
+	inside, ok := strings.CutPrefix(full, strings.TrimSuffix(r.path, "/")+"/")
+	if !ok {
+		return "", fmt.Errorf("%s is outside of the root file system", name)
+	}
+	return "/" + inside, nil
+}
+
+// open opens a path inside the root, O_PATH.
+func (r *Root) open(name string) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for tries := 0; ; tries++ {
+		fd, err := unix.Openat2(int(r.Dir.Fd()), name, &how)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), name), nil
+		case err == unix.EAGAIN && tries < 100: // a rename raced with ".."
+		case err != unix.EINTR:
+			return nil, os.NewSyscallError("openat2", err)
+		}
+	}
+}
+
+// mkdir makes a directory and its parents inside the root.
+func (r *Root) mkdir(name string) (*os.File, error) {
+	name, err := r.resolveMissing(name)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := pathrs.MkdirAllHandle(r.Dir, name, 0o755)
+	if err != nil {
+		return nil, err
+	}
+	dir.Close()
+	return r.open(name)
+}
+
+// inside is the path of f below the root.
+func (r *Root) inside(f *os.File) (string, error) {
+	name, err := fdPath(f)
+	if err != nil {
+		return "", err
+	}
+	below, ok := strings.CutPrefix(name, strings.TrimSuffix(r.path, "/")+"/")
+	if !ok {
+		return "", fmt.Errorf("%s is not below the root file system", name)
+	}
+	return "/" + below, nil
+}
+
+// Enter makes the root the process's own; nothing else stays visible.
+func (r *Root) Enter() error {
+	if err := unix.Fchdir(int(r.Dir.Fd())); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	// With both arguments the same, the old root comes to lie on top of the new
+	// one and needs no directory.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return os.NewSyscallError("pivot_root", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return os.NewSyscallError("umount2", err)
+	}
+	return os.Chdir("/")
+}
+
+func openTree(name string, recursive bool) (*os.File, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, name, flags)
+	if err != nil {
+		return nil, os.NewSyscallError("open_tree", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func moveMount(tree, target *os.File) error {
+	err := unix.MoveMount(int(tree.Fd()), "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
+}
+
+func setAttr(mount *os.File, recursive bool, attr *unix.MountAttr) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return os.NewSyscallError("mount_setattr", unix.MountSetattr(int(mount.Fd()), "", flags, attr))
+}
+
+func isDir(f *os.File) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return false, os.NewSyscallError("fstat", err)
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+// fdPath is the path of an open file as the kernel knows it.
+func fdPath(f *os.File) (string, error) {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	if !filepath.IsAbs(name) {
+		return "", fmt.Errorf("%s has no path", f.Name())
+	}
+	return name, nil
+}

@@ -1,0 +1,151 @@
+package sandbox
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// Bootstrap is what the VM process is told to become.
+type Bootstrap struct {
+	ID   string
+	Plan *spec.Plan
+
+	// Kernel and Initrd replace what this binary has inside, as the operator
+	// said; empty otherwise.
+	Kernel, Initrd string
+
+	Debug     bool
+	LogJSON   bool
+	LogToFile bool // descriptor 5 is open
+}
+
+// Kinds of messages.
+const (
+	kindBootstrap = "bootstrap"
+	kindStart     = "start"
+	kindCreated   = "created"
+	kindStarted   = "started"
+	kindFailed    = "failed"
+)
+
+// message is what passes through the sync socket.
+type message struct {
+	Kind      string     `json:"kind"`
+	Bootstrap *Bootstrap `json:"bootstrap,omitempty"`
+	// Of failed: the reason and the runtime's exit status.
+	Error  string `json:"error,omitempty"`
+	Status int    `json:"status,omitempty"`
+}
+
+// Failure is a reason for which the VM process could not create or start the
+// container.
+type Failure struct {
+	Reason string
+	Status int // what the runtime exits with
+}
+
+func (f *Failure) Error() string { return f.Reason }
+
+// maxMessage bounds a message, in bytes: a config.json may have 16 MiB.
+const maxMessage = 64 << 20
+
+func writeMessage(w io.Writer, m *message) error {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxMessage {
+		return fmt.Errorf("a message of %d bytes", len(data))
+	}
+	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(data)), uint32(len(data)))
+	_, err = w.Write(append(frame, data...))
+	return err
+}
+
+func readMessage(r io.Reader) (*message, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size > maxMessage {
+		return nil, fmt.Errorf("a message of %d bytes", size)
+	}
+	data := make([]byte, size)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, err
+	}
+	var m message
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
+// Sync is the VM process's end of the sync socket.
+type Sync struct{ conn net.Conn }
+
+// Bootstrap waits for what to become.
+func (s *Sync) Bootstrap() (*Bootstrap, error) {
+	m, err := readMessage(s.conn)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the plan: %w", err)
+	}
+	if m.Kind != kindBootstrap || m.Bootstrap == nil || m.Bootstrap.Plan == nil {
+		return nil, fmt.Errorf("wait for the plan: got %q", m.Kind)
+	}
+	return m.Bootstrap, nil
+}
+
+// Abandoned returns when the runtime has gone away or closed the socket, and
+// calls start for a request to start the container before that.
+func (s *Sync) Abandoned(start func()) {
+	for {
+		m, err := readMessage(s.conn)
+		if err != nil {
+			return
+		}
+		if m.Kind == kindStart {
+			start()
+		}
+	}
+}
+
+// Created reports that the container is created.
+func (s *Sync) Created() error { return writeMessage(s.conn, &message{Kind: kindCreated}) }
+
+// Started reports that the container's process runs.
+func (s *Sync) Started() error { return writeMessage(s.conn, &message{Kind: kindStarted}) }
+
+// Failed reports why there is no container; status is what the runtime is to
+// exit with.
+func (s *Sync) Failed(err error, status int) error {
+	return writeMessage(s.conn, &message{Kind: kindFailed, Error: err.Error(), Status: status})
+}
+
+// Close closes this end.
+func (s *Sync) Close() error { return s.conn.Close() }
+
+// expect reads the answer of the VM process.
+func expect(r io.Reader, kind string) error {
+	m, err := readMessage(r)
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return errDied
+	case err != nil:
+		return err
+	case m.Kind == kindFailed:
+		return &Failure{Reason: m.Error, Status: m.Status}
+	case m.Kind != kind:
+		return fmt.Errorf("the VM process answered %q instead of %q", m.Kind, kind)
+	}
+	return nil
+}
+
+var errDied = errors.New("the VM process died")

@@ -1,0 +1,219 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// Descriptors of the VM process.
+const (
+	syncFD  = 3
+	agentFD = 4
+	logFD   = 5
+)
+
+// Options of a VM process.
+type Options struct {
+	ID         string
+	Namespaces []spec.Namespace
+	Cgroup     *Cgroup // nil: the caller's
+
+	Stdin, Stdout, Stderr *os.File
+	// ControlTTY makes stdin the controlling terminal.
+	ControlTTY bool
+
+	Agent *os.File // the listening agent.sock
+	Log   *os.File // nil: none
+}
+
+// Process is a VM process that this process started.
+type Process struct {
+	*os.Process
+	conn net.Conn
+}
+
+// cloneFlags are the namespaces the kernel makes in clone3.
+var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+}
+
+// CloseOnExec marks all descriptors above stderr, so that what this process
+// inherited from a careless caller goes no further.
+func CloseOnExec() error {
+	err := unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
+	return os.NewSyscallError("close_range", err)
+}
+
+// Start starts the VM process. It waits until it is told what to become.
+func Start(o Options) (*Process, error) {
+	if err := CloseOnExec(); err != nil {
+		return nil, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "sync"), os.NewFile(uintptr(pair[1]), "sync")
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		return nil, err
+	}
+
+	attr := &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{},
+		Files: []*os.File{o.Stdin, o.Stdout, o.Stderr, theirs, o.Agent, o.Log},
+		Sys: &syscall.SysProcAttr{
+			// A session of its own: the terminal's signals go to the runtime
+			// in the foreground, which passes them on once.
+			Setsid:     true,
+			Setctty:    o.ControlTTY,
+			Cloneflags: unix.CLONE_NEWNS,
+		},
+	}
+	if o.Cgroup != nil {
+		attr.Sys.UseCgroupFD = true
+		attr.Sys.CgroupFD = int(o.Cgroup.dir.Fd())
+	}
+	join, err := openNamespaces(o.Namespaces, attr.Sys)
+	defer func() {
+		for _, ns := range join {
+			ns.file.Close()
+		}
+	}()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	child, err := startIn(join, []string{"runv", "vm", o.ID}, attr)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start the VM process: %w", err)
+	}
+	return &Process{Process: child, conn: conn}, nil
+}
+
+// joined is an existing namespace.
+type joined struct {
+	file *os.File
+	flag int
+	name string
+}
+
+// openNamespaces opens the namespaces to join and puts the new ones into sys.
+func openNamespaces(list []spec.Namespace, sys *syscall.SysProcAttr) ([]joined, error) {
+	var join []joined
+	for _, ns := range list {
+		flag, ok := cloneFlags[ns.Type]
+		if !ok {
+			return join, fmt.Errorf("namespace %s: not supported", ns.Type)
+		}
+		if ns.Path == "" {
+			sys.Cloneflags |= flag
+			continue
+		}
+		f, err := os.Open(ns.Path)
+		if err != nil {
+			return join, fmt.Errorf("%s namespace: %w", ns.Type, err)
+		}
+		join = append(join, joined{file: f, flag: int(flag), name: fmt.Sprintf("%s namespace %s", ns.Type, ns.Path)})
+	}
+	return join, nil
+}
+
+// startIn starts a process that is in the given namespaces. The thread which
+// joins them is thrown away afterwards: the goroutine ends without unlocking it.
+func startIn(join []joined, argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	if len(join) == 0 {
+		return os.StartProcess("/proc/self/exe", argv, attr)
+	}
+	type result struct {
+		process *os.Process
+		err     error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread()
+		for _, ns := range join {
+			if err := unix.Setns(int(ns.file.Fd()), ns.flag); err != nil {
+				done <- result{err: fmt.Errorf("join %s: %w", ns.name, os.NewSyscallError("setns", err))}
+				return
+			}
+		}
+		process, err := os.StartProcess("/proc/self/exe", argv, attr)
+		done <- result{process, err}
+	}()
+	r := <-done
+	return r.process, r.err
+}
+
+// Create tells the VM process what to become and waits until the container is
+// created. A *Failure is the VM process's own report.
+func (p *Process) Create(b *Bootstrap) error {
+	if err := writeMessage(p.conn, &message{Kind: kindBootstrap, Bootstrap: b}); err != nil {
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			return errDied
+		}
+		return fmt.Errorf("talk to the VM process: %w", err)
+	}
+	return expect(p.conn, kindCreated)
+}
+
+// Run starts the created container.
+func (p *Process) Run() error {
+	if err := writeMessage(p.conn, &message{Kind: kindStart}); err != nil {
+		return errDied
+	}
+	return expect(p.conn, kindStarted)
+}
+
+// Release closes the sync socket. The VM process goes on if the container was
+// created, and ends otherwise.
+func (p *Process) Release() error { return p.conn.Close() }
+
+// Inherit takes the descriptors that Start gave to the VM process.
+func Inherit() (s *Sync, agent *net.UnixListener, log *os.File, err error) {
+	for fd := syncFD; fd <= logFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	file := os.NewFile(syncFD, "sync")
+	conn, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("vm is started by create and run, not by hand: %w", err)
+	}
+	file = os.NewFile(agentFD, "agent.sock")
+	l, err := net.FileListener(file)
+	file.Close()
+	if err != nil {
+		conn.Close()
+		return nil, nil, nil, fmt.Errorf("agent.sock: %w", err)
+	}
+	agent, ok := l.(*net.UnixListener)
+	if !ok {
+		conn.Close()
+		l.Close()
+		return nil, nil, nil, fmt.Errorf("agent.sock is a %T", l)
+	}
+	// The path is in the runtime's file system, not in ours.
+	agent.SetUnlinkOnClose(false)
+	if _, err := unix.FcntlInt(logFD, unix.F_GETFD, 0); err == nil {
+		log = os.NewFile(logFD, "log")
+	}
+	return &Sync{conn: conn}, agent, log, nil
+}
