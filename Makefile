@@ -1,0 +1,87 @@
+# make help says what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+export PATH := $(PATH):/usr/local/go/bin
+# The kernel and everything else bring their own flags.
+unexport GOOS GOARCH
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 1m
+
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags
+GOFILES := go.mod go.sum $(shell find agent cmd guest-rootfs internal virtio vmm -name '*.go' -not -name '*_test.go' 2>/dev/null)
+KERNELFILES := $(shell find kernel -type f \( -name build -o -name config -o -path 'kernel/patches/*' -o -path 'kernel/tsi/*' \))
+
+.PHONY: all
+all: bin/runv ## build bin/runv: static, with the guest's kernel and root inside
+
+.PHONY: help
+help: ## show this
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 20
+
+# A variable's value as a file that changes only when the value does.
+.PHONY: FORCE
+bin/.version: FORCE
+	@mkdir -p bin; [[ $$(cat $@ 2>/dev/null) == '$(VERSION)' ]] || echo '$(VERSION)' >$@
+bin/.kernel-src: FORCE
+	@mkdir -p bin; [[ -e $@ && $$(<$@) == '$(KERNEL_SRC)' ]] || echo '$(KERNEL_SRC)' >$@
+
+# Installs what a build lacks; a file, so that it is looked into once.
+bin/.deps: tests/deps
+	@mkdir -p bin; tests/deps build && touch $@
+
+# kernel/build keeps kernels by content outside the tree, and leaves an equal
+# bin/vmlinux alone.
+bin/vmlinux: $(KERNELFILES) bin/.kernel-src
+	@kernel/build -o $@ && touch $@
+
+bin/runv-agent: $(GOFILES) bin/.version | bin/.deps
+	$(GOBUILD) "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/runv-agent
+
+bin/initrd.cpio: bin/runv-agent $(GOFILES)
+	go run ./guest-rootfs/mkinitrd -o $@ -agent bin/runv-agent
+
+bin/.runv.elf: $(GOFILES) bin/.version | bin/.deps
+	$(GOBUILD) "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/runv
+
+# The guest's kernel and root become sections that can be mapped straight from
+# the file. objcopy aligns only sections that were there when it began.
+bin/runv: bin/.runv.elf bin/vmlinux bin/initrd.cpio
+	@echo "bin/runv: adding the guest's kernel and root"
+	@objcopy --add-section .runv.kernel=bin/vmlinux --add-section .runv.initrd=bin/initrd.cpio bin/.runv.elf $@.tmp
+	@objcopy --set-section-alignment .runv.kernel=4096 --set-section-alignment .runv.initrd=4096 $@.tmp
+	@mv $@.tmp $@
+
+.PHONY: demo
+demo: ## build, then run a container in a microVM and show it
+	@tests/demo
+
+.PHONY: test
+test: lint unit integration ## everything: linters, unit tests with fuzz seeds, integration tests on the test host
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, shellcheck and the rules of CONTRIBUTING.md
+	@tests/deps test
+	@tests/suite lint
+
+.PHONY: unit
+unit: ## unit tests, the fuzz targets' seeds included
+	@tests/deps test
+	@tests/suite unit
+
+.PHONY: integration
+integration: bin/runv ## integration tests, on the test host
+	@tests/deps test
+	@tests/suite integration
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (1m)
+	@tests/deps build
+	@tests/suite fuzz $(FUZZTIME)
+
+.PHONY: clean
+clean: ## remove bin/; built kernels stay in the cache
+	rm -rf bin
