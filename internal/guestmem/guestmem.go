@@ -81,9 +81,11 @@ func (m *Memory) Slice(addr, n uint64) ([]byte, error) {
 }
 
 // ReadAt copies len(p) bytes at addr to p. Each byte is read from the guest
-// before ReadAt returns and not again.
+// before ReadAt returns and not again. As the race detector would not see a
+// guest, it does not see ReadAt and WriteAt either.
 //
 //go:noinline
+//go:norace
 func (m *Memory) ReadAt(p []byte, addr uint64) error {
 	b, err := m.Slice(addr, uint64(len(p)))
 	if err != nil {
@@ -96,6 +98,7 @@ func (m *Memory) ReadAt(p []byte, addr uint64) error {
 // WriteAt copies p to addr.
 //
 //go:noinline
+//go:norace
 func (m *Memory) WriteAt(p []byte, addr uint64) error {
 	b, err := m.Slice(addr, uint64(len(p)))
 	if err != nil {

@@ -91,10 +91,10 @@ func (b *buffer) wait(n int) string {
 // guest is the driver's side of a multiport console.
 type guest struct {
 	*virtiotest.Driver
-	t *testing.T
+	t testing.TB
 }
 
-func start(t *testing.T, d *console.Device, opt virtiotest.Options) guest {
+func start(t testing.TB, d *console.Device, opt virtiotest.Options) guest {
 	t.Helper()
 	return guest{virtiotest.Start(t, d, opt), t}
 }

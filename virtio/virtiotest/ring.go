@@ -193,8 +193,18 @@ func (r *Ring) take(n int) ([]uint16, bool) {
 }
 
 // Used takes the next element off the used ring: the head of the chain and the
-// bytes written. It returns false when there is none.
+// bytes written. It returns false when there is none. A head that was never
+// made available makes it panic.
 func (r *Ring) Used() (head uint16, n uint32, ok bool) {
+	id, n, ok := r.takeUsed()
+	if ok && id >= uint32(r.Config.Size) {
+		panic(fmt.Sprintf("virtiotest: used ring has id %d", id))
+	}
+	return uint16(id), n, ok
+}
+
+// takeUsed is Used for a ring that the driver itself may have spoilt.
+func (r *Ring) takeUsed() (id, n uint32, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.UsedIdx() == r.nextUsed {
@@ -203,13 +213,12 @@ func (r *Ring) Used() (head uint16, n uint32, ok bool) {
 	var b [8]byte
 	must(r.Mem.ReadAt(b[:], r.Config.Device+4+8*uint64(r.nextUsed&(r.Config.Size-1))))
 	r.nextUsed++
-	id := binary.LittleEndian.Uint32(b[0:])
-	if id >= uint32(r.Config.Size) {
-		panic(fmt.Sprintf("virtiotest: used ring has id %d", id))
+	id = binary.LittleEndian.Uint32(b[0:])
+	if chain, ok := r.chains[uint16(id)]; ok && id < uint32(r.Config.Size) {
+		r.free = append(r.free, chain...)
+		delete(r.chains, uint16(id))
 	}
-	r.free = append(r.free, r.chains[uint16(id)]...)
-	delete(r.chains, uint16(id))
-	return uint16(id), binary.LittleEndian.Uint32(b[4:]), true
+	return id, binary.LittleEndian.Uint32(b[4:]), true
 }
 
 // ArmInterrupt asks for an interrupt with the next used element, and reports
