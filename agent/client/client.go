@@ -111,11 +111,30 @@ type CreateOptions struct {
 	Clone     *Clone // nil: nothing to do
 }
 
-// Create sets a container up and returns its init's pid in the guest. Nothing
-// of the container's own has run yet.
-func (c *Client) Create(ctx context.Context, o CreateOptions) (pid int, err error) {
+// Created is a process that Create or Exec set up.
+type Created struct {
+	PID      int      // in the agent's PID namespace
+	Warnings []string // what was passed over as the specification allows
+}
+
+func checkCreated(pid uint32, warnings []string) (Created, error) {
+	if pid == 0 || pid > math.MaxInt32 {
+		return Created{}, fmt.Errorf("%w: pid %d", ErrProtocol, pid)
+	}
+	created := Created{PID: int(pid)}
+	for _, w := range warnings[:min(len(warnings), maxWarnings)] {
+		created.Warnings = append(created.Warnings, printable(w))
+	}
+	return created, nil
+}
+
+// maxWarnings bounds the warnings passed on.
+const maxWarnings = 100
+
+// Create sets a container up. Nothing of the container's own has run yet.
+func (c *Client) Create(ctx context.Context, o CreateOptions) (Created, error) {
 	if err := protocol.CheckID(o.ID); err != nil {
-		return 0, err
+		return Created{}, err
 	}
 	req := &protocol.CreateRequest{
 		ContainerId: o.ID,
@@ -131,9 +150,9 @@ func (c *Client) Create(ctx context.Context, o CreateOptions) (pid int, err erro
 	}
 	resp, err := call(ctx, c, "create", c.agent.Create, req)
 	if err != nil {
-		return 0, err
+		return Created{}, err
 	}
-	return checkPID(resp.Pid)
+	return checkCreated(resp.Pid, resp.Warnings)
 }
 
 // Start runs the container's process. state is the OCI state (JSON) for
@@ -152,10 +171,10 @@ type ExecOptions struct {
 	Cgroup      string // below the container's own; usually empty
 }
 
-// Exec runs a process in a container and returns its pid in the guest.
-func (c *Client) Exec(ctx context.Context, o ExecOptions) (pid int, err error) {
+// Exec runs a process in a container.
+func (c *Client) Exec(ctx context.Context, o ExecOptions) (Created, error) {
 	if err := errors.Join(protocol.CheckID(o.ContainerID), protocol.CheckID(o.ExecID)); err != nil {
-		return 0, err
+		return Created{}, err
 	}
 	resp, err := call(ctx, c, "exec", c.agent.Exec, &protocol.ExecRequest{
 		ContainerId: o.ContainerID,
@@ -165,9 +184,15 @@ func (c *Client) Exec(ctx context.Context, o ExecOptions) (pid int, err error) {
 		Cgroup:      o.Cgroup,
 	})
 	if err != nil {
-		return 0, err
+		return Created{}, err
 	}
-	return checkPID(resp.Pid)
+	return checkCreated(resp.Pid, resp.Warnings)
+}
+
+// Delete kills what is left of a container and forgets it.
+func (c *Client) Delete(ctx context.Context, id string) error {
+	_, err := call(ctx, c, "delete", c.agent.Delete, &protocol.DeleteRequest{ContainerId: id})
+	return err
 }
 
 // Signal sends sig to a process: the container's init if execID is empty.
@@ -192,8 +217,8 @@ type Exit struct {
 	OOMKilled  bool // the guest killed a process of the container for lack of memory
 	Time       time.Time
 
-	// What the process and its children had written when it ended. A stream
-	// is complete when so many bytes came, or at EOF.
+	// What the process and its children had written when it ended; 0 from
+	// WaitUndrained. A stream is complete when so many bytes came, or at EOF.
 	StdoutBytes, StderrBytes, TerminalBytes uint64
 }
 
@@ -247,13 +272,6 @@ func checkExit(resp *protocol.WaitResponse) (Exit, error) {
 		StderrBytes:   resp.StderrBytes,
 		TerminalBytes: resp.TerminalBytes,
 	}, nil
-}
-
-func checkPID(pid uint32) (int, error) {
-	if pid == 0 || pid > math.MaxInt32 {
-		return 0, fmt.Errorf("%w: pid %d", ErrProtocol, pid)
-	}
-	return int(pid), nil
 }
 
 // Resize sets the size of a process's terminal, in characters.

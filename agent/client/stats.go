@@ -44,11 +44,8 @@ func checkProcess(m *protocol.Process) (Process, error) {
 	if m == nil {
 		return Process{}, ErrProtocol
 	}
-	pid, err := checkPID(m.Pid)
-	if err != nil {
-		return Process{}, err
-	}
-	if m.ParentPid > math.MaxInt32 || m.ContainerPid > math.MaxInt32 || m.CpuNanoseconds > math.MaxInt64 {
+	pid := int(m.Pid)
+	if m.Pid == 0 || m.Pid > math.MaxInt32 || m.ParentPid > math.MaxInt32 || m.ContainerPid > math.MaxInt32 || m.CpuNanoseconds > math.MaxInt64 {
 		return Process{}, fmt.Errorf("%w: process %d out of range", ErrProtocol, pid)
 	}
 	p := Process{

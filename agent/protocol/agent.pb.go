@@ -509,7 +509,9 @@ func (x *CreateRequest) GetClone() *Clone {
 type CreateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The pid of the container's init in the agent's PID namespace.
-	Pid           uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Pid uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// What was passed over as the specification allows, for the log.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -549,6 +551,13 @@ func (x *CreateResponse) GetPid() uint32 {
 		return x.Pid
 	}
 	return 0
+}
+
+func (x *CreateResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type StartRequest struct {
@@ -722,6 +731,7 @@ func (x *ExecRequest) GetCgroup() string {
 type ExecResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -763,6 +773,93 @@ func (x *ExecResponse) GetPid() uint32 {
 	return 0
 }
 
+func (x *ExecResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type DeleteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRequest) Reset() {
+	*x = DeleteRequest{}
+	mi := &file_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRequest) ProtoMessage() {}
+
+func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeleteRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type DeleteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteResponse) Reset() {
+	*x = DeleteResponse{}
+	mi := &file_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteResponse) ProtoMessage() {}
+
+func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
+func (*DeleteResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{13}
+}
+
 type SignalRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -777,7 +874,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +886,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +899,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SignalRequest) GetContainerId() string {
@@ -841,7 +938,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +950,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +963,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 type WaitRequest struct {
@@ -882,7 +979,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +991,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1004,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitRequest) GetContainerId() string {
@@ -941,9 +1038,9 @@ type WaitResponse struct {
 	ExitedUnixNano int64  `protobuf:"varint,4,opt,name=exited_unix_nano,json=exitedUnixNano,proto3" json:"exited_unix_nano,omitempty"`
 	// The guest killed a process of the container for lack of memory.
 	OomKilled bool `protobuf:"varint,5,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
-	// How many bytes the process and its children had written when it ended.
-	// The output is complete when so many bytes came, or at EOF. A process left
-	// behind in the background may go on writing.
+	// How many bytes the process and its children had written when it ended;
+	// not with undrained. The output is complete when so many bytes came, or at
+	// EOF. A process left behind in the background may go on writing.
 	StdoutBytes   uint64 `protobuf:"varint,6,opt,name=stdout_bytes,json=stdoutBytes,proto3" json:"stdout_bytes,omitempty"`
 	StderrBytes   uint64 `protobuf:"varint,7,opt,name=stderr_bytes,json=stderrBytes,proto3" json:"stderr_bytes,omitempty"`
 	TerminalBytes uint64 `protobuf:"varint,8,opt,name=terminal_bytes,json=terminalBytes,proto3" json:"terminal_bytes,omitempty"`
@@ -953,7 +1050,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1062,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1075,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitResponse) GetExitCode() uint32 {
@@ -1048,7 +1145,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1157,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1170,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResizeRequest) GetContainerId() string {
@@ -1105,7 +1202,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1214,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1227,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 type PauseRequest struct {
@@ -1142,7 +1239,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1251,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1264,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PauseRequest) GetContainerId() string {
@@ -1185,7 +1282,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1294,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1307,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 type ResumeRequest struct {
@@ -1222,7 +1319,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1331,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1344,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResumeRequest) GetContainerId() string {
@@ -1265,7 +1362,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1374,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1387,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 type UpdateRequest struct {
@@ -1304,7 +1401,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1413,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1426,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UpdateRequest) GetContainerId() string {
@@ -1354,7 +1451,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1463,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1476,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 type ProcessesRequest struct {
@@ -1391,7 +1488,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1500,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1513,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProcessesRequest) GetContainerId() string {
@@ -1435,7 +1532,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1544,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1557,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*Process {
@@ -1494,7 +1591,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1603,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1616,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -1615,7 +1712,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1724,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1737,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatsRequest) GetContainerId() string {
@@ -1661,7 +1758,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1770,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1783,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatsResponse) GetCpu() *CPUStats {
@@ -1725,7 +1822,7 @@ type CPUStats struct {
 
 func (x *CPUStats) Reset() {
 	*x = CPUStats{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1834,7 @@ func (x *CPUStats) String() string {
 func (*CPUStats) ProtoMessage() {}
 
 func (x *CPUStats) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1847,7 @@ func (x *CPUStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUStats.ProtoReflect.Descriptor instead.
 func (*CPUStats) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CPUStats) GetUsageUsec() uint64 {
@@ -1813,7 +1910,7 @@ type MemoryStats struct {
 
 func (x *MemoryStats) Reset() {
 	*x = MemoryStats{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1922,7 @@ func (x *MemoryStats) String() string {
 func (*MemoryStats) ProtoMessage() {}
 
 func (x *MemoryStats) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1935,7 @@ func (x *MemoryStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryStats.ProtoReflect.Descriptor instead.
 func (*MemoryStats) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MemoryStats) GetCurrentBytes() uint64 {
@@ -1901,7 +1998,7 @@ type PidsStats struct {
 
 func (x *PidsStats) Reset() {
 	*x = PidsStats{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2010,7 @@ func (x *PidsStats) String() string {
 func (*PidsStats) ProtoMessage() {}
 
 func (x *PidsStats) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2023,7 @@ func (x *PidsStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PidsStats.ProtoReflect.Descriptor instead.
 func (*PidsStats) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PidsStats) GetCurrent() uint64 {
@@ -1952,7 +2049,7 @@ type SetTimeRequest struct {
 
 func (x *SetTimeRequest) Reset() {
 	*x = SetTimeRequest{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2061,7 @@ func (x *SetTimeRequest) String() string {
 func (*SetTimeRequest) ProtoMessage() {}
 
 func (x *SetTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2074,7 @@ func (x *SetTimeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeRequest.ProtoReflect.Descriptor instead.
 func (*SetTimeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetTimeRequest) GetUnixNano() int64 {
@@ -1995,7 +2092,7 @@ type SetTimeResponse struct {
 
 func (x *SetTimeResponse) Reset() {
 	*x = SetTimeResponse{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2104,7 @@ func (x *SetTimeResponse) String() string {
 func (*SetTimeResponse) ProtoMessage() {}
 
 func (x *SetTimeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2117,7 @@ func (x *SetTimeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeResponse.ProtoReflect.Descriptor instead.
 func (*SetTimeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 type AddEntropyRequest struct {
@@ -2032,7 +2129,7 @@ type AddEntropyRequest struct {
 
 func (x *AddEntropyRequest) Reset() {
 	*x = AddEntropyRequest{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2141,7 @@ func (x *AddEntropyRequest) String() string {
 func (*AddEntropyRequest) ProtoMessage() {}
 
 func (x *AddEntropyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2154,7 @@ func (x *AddEntropyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntropyRequest.ProtoReflect.Descriptor instead.
 func (*AddEntropyRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AddEntropyRequest) GetData() []byte {
@@ -2075,7 +2172,7 @@ type AddEntropyResponse struct {
 
 func (x *AddEntropyResponse) Reset() {
 	*x = AddEntropyResponse{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2184,7 @@ func (x *AddEntropyResponse) String() string {
 func (*AddEntropyResponse) ProtoMessage() {}
 
 func (x *AddEntropyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2197,7 @@ func (x *AddEntropyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntropyResponse.ProtoReflect.Descriptor instead.
 func (*AddEntropyResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 type ShutdownRequest struct {
@@ -2111,7 +2208,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2220,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2233,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 type ShutdownResponse struct {
@@ -2147,7 +2244,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +2256,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2269,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2214,9 +2311,10 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"rootfs_tag\x18\x03 \x01(\tR\trootfsTag\x12*\n" +
 	"\x05stdio\x18\x04 \x01(\v2\x14.runv.agent.v1.StdioR\x05stdio\x12*\n" +
-	"\x05clone\x18\x05 \x01(\v2\x14.runv.agent.v1.CloneR\x05clone\"\"\n" +
+	"\x05clone\x18\x05 \x01(\v2\x14.runv.agent.v1.CloneR\x05clone\">\n" +
 	"\x0eCreateResponse\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\"G\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"G\n" +
 	"\fStartRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\fR\x05state\"\x0f\n" +
@@ -2226,9 +2324,13 @@ const file_agent_proto_rawDesc = "" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x18\n" +
 	"\aprocess\x18\x03 \x01(\fR\aprocess\x12*\n" +
 	"\x05stdio\x18\x04 \x01(\v2\x14.runv.agent.v1.StdioR\x05stdio\x12\x16\n" +
-	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\" \n" +
+	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\"<\n" +
 	"\fExecResponse\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\"u\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"2\n" +
+	"\rDeleteRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x10\n" +
+	"\x0eDeleteResponse\"u\n" +
 	"\rSignalRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x16\n" +
@@ -2325,12 +2427,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x14\n" +
 	"\x12AddEntropyResponse\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xb6\b\n" +
+	"\x10ShutdownResponse2\xfd\b\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Ready\x12\x1b.runv.agent.v1.ReadyRequest\x1a\x1c.runv.agent.v1.ReadyResponse\x12E\n" +
 	"\x06Create\x12\x1c.runv.agent.v1.CreateRequest\x1a\x1d.runv.agent.v1.CreateResponse\x12B\n" +
 	"\x05Start\x12\x1b.runv.agent.v1.StartRequest\x1a\x1c.runv.agent.v1.StartResponse\x12?\n" +
 	"\x04Exec\x12\x1a.runv.agent.v1.ExecRequest\x1a\x1b.runv.agent.v1.ExecResponse\x12E\n" +
+	"\x06Delete\x12\x1c.runv.agent.v1.DeleteRequest\x1a\x1d.runv.agent.v1.DeleteResponse\x12E\n" +
 	"\x06Signal\x12\x1c.runv.agent.v1.SignalRequest\x1a\x1d.runv.agent.v1.SignalResponse\x12?\n" +
 	"\x04Wait\x12\x1a.runv.agent.v1.WaitRequest\x1a\x1b.runv.agent.v1.WaitResponse\x12E\n" +
 	"\x06Resize\x12\x1c.runv.agent.v1.ResizeRequest\x1a\x1d.runv.agent.v1.ResizeResponse\x12B\n" +
@@ -2357,7 +2460,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_agent_proto_goTypes = []any{
 	(Failure_Reason)(0),        // 0: runv.agent.v1.Failure.Reason
 	(*Failure)(nil),            // 1: runv.agent.v1.Failure
@@ -2372,34 +2475,36 @@ var file_agent_proto_goTypes = []any{
 	(*StartResponse)(nil),      // 10: runv.agent.v1.StartResponse
 	(*ExecRequest)(nil),        // 11: runv.agent.v1.ExecRequest
 	(*ExecResponse)(nil),       // 12: runv.agent.v1.ExecResponse
-	(*SignalRequest)(nil),      // 13: runv.agent.v1.SignalRequest
-	(*SignalResponse)(nil),     // 14: runv.agent.v1.SignalResponse
-	(*WaitRequest)(nil),        // 15: runv.agent.v1.WaitRequest
-	(*WaitResponse)(nil),       // 16: runv.agent.v1.WaitResponse
-	(*ResizeRequest)(nil),      // 17: runv.agent.v1.ResizeRequest
-	(*ResizeResponse)(nil),     // 18: runv.agent.v1.ResizeResponse
-	(*PauseRequest)(nil),       // 19: runv.agent.v1.PauseRequest
-	(*PauseResponse)(nil),      // 20: runv.agent.v1.PauseResponse
-	(*ResumeRequest)(nil),      // 21: runv.agent.v1.ResumeRequest
-	(*ResumeResponse)(nil),     // 22: runv.agent.v1.ResumeResponse
-	(*UpdateRequest)(nil),      // 23: runv.agent.v1.UpdateRequest
-	(*UpdateResponse)(nil),     // 24: runv.agent.v1.UpdateResponse
-	(*ProcessesRequest)(nil),   // 25: runv.agent.v1.ProcessesRequest
-	(*ProcessesResponse)(nil),  // 26: runv.agent.v1.ProcessesResponse
-	(*Process)(nil),            // 27: runv.agent.v1.Process
-	(*StatsRequest)(nil),       // 28: runv.agent.v1.StatsRequest
-	(*StatsResponse)(nil),      // 29: runv.agent.v1.StatsResponse
-	(*CPUStats)(nil),           // 30: runv.agent.v1.CPUStats
-	(*MemoryStats)(nil),        // 31: runv.agent.v1.MemoryStats
-	(*PidsStats)(nil),          // 32: runv.agent.v1.PidsStats
-	(*SetTimeRequest)(nil),     // 33: runv.agent.v1.SetTimeRequest
-	(*SetTimeResponse)(nil),    // 34: runv.agent.v1.SetTimeResponse
-	(*AddEntropyRequest)(nil),  // 35: runv.agent.v1.AddEntropyRequest
-	(*AddEntropyResponse)(nil), // 36: runv.agent.v1.AddEntropyResponse
-	(*ShutdownRequest)(nil),    // 37: runv.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),   // 38: runv.agent.v1.ShutdownResponse
-	nil,                        // 39: runv.agent.v1.MemoryStats.StatEntry
-	nil,                        // 40: runv.agent.v1.MemoryStats.EventsEntry
+	(*DeleteRequest)(nil),      // 13: runv.agent.v1.DeleteRequest
+	(*DeleteResponse)(nil),     // 14: runv.agent.v1.DeleteResponse
+	(*SignalRequest)(nil),      // 15: runv.agent.v1.SignalRequest
+	(*SignalResponse)(nil),     // 16: runv.agent.v1.SignalResponse
+	(*WaitRequest)(nil),        // 17: runv.agent.v1.WaitRequest
+	(*WaitResponse)(nil),       // 18: runv.agent.v1.WaitResponse
+	(*ResizeRequest)(nil),      // 19: runv.agent.v1.ResizeRequest
+	(*ResizeResponse)(nil),     // 20: runv.agent.v1.ResizeResponse
+	(*PauseRequest)(nil),       // 21: runv.agent.v1.PauseRequest
+	(*PauseResponse)(nil),      // 22: runv.agent.v1.PauseResponse
+	(*ResumeRequest)(nil),      // 23: runv.agent.v1.ResumeRequest
+	(*ResumeResponse)(nil),     // 24: runv.agent.v1.ResumeResponse
+	(*UpdateRequest)(nil),      // 25: runv.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),     // 26: runv.agent.v1.UpdateResponse
+	(*ProcessesRequest)(nil),   // 27: runv.agent.v1.ProcessesRequest
+	(*ProcessesResponse)(nil),  // 28: runv.agent.v1.ProcessesResponse
+	(*Process)(nil),            // 29: runv.agent.v1.Process
+	(*StatsRequest)(nil),       // 30: runv.agent.v1.StatsRequest
+	(*StatsResponse)(nil),      // 31: runv.agent.v1.StatsResponse
+	(*CPUStats)(nil),           // 32: runv.agent.v1.CPUStats
+	(*MemoryStats)(nil),        // 33: runv.agent.v1.MemoryStats
+	(*PidsStats)(nil),          // 34: runv.agent.v1.PidsStats
+	(*SetTimeRequest)(nil),     // 35: runv.agent.v1.SetTimeRequest
+	(*SetTimeResponse)(nil),    // 36: runv.agent.v1.SetTimeResponse
+	(*AddEntropyRequest)(nil),  // 37: runv.agent.v1.AddEntropyRequest
+	(*AddEntropyResponse)(nil), // 38: runv.agent.v1.AddEntropyResponse
+	(*ShutdownRequest)(nil),    // 39: runv.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),   // 40: runv.agent.v1.ShutdownResponse
+	nil,                        // 41: runv.agent.v1.MemoryStats.StatEntry
+	nil,                        // 42: runv.agent.v1.MemoryStats.EventsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	0,  // 0: runv.agent.v1.Failure.reason:type_name -> runv.agent.v1.Failure.Reason
@@ -2408,44 +2513,46 @@ var file_agent_proto_depIdxs = []int32{
 	6,  // 3: runv.agent.v1.CreateRequest.clone:type_name -> runv.agent.v1.Clone
 	5,  // 4: runv.agent.v1.ExecRequest.stdio:type_name -> runv.agent.v1.Stdio
 	4,  // 5: runv.agent.v1.ResizeRequest.size:type_name -> runv.agent.v1.Size
-	27, // 6: runv.agent.v1.ProcessesResponse.processes:type_name -> runv.agent.v1.Process
-	30, // 7: runv.agent.v1.StatsResponse.cpu:type_name -> runv.agent.v1.CPUStats
-	31, // 8: runv.agent.v1.StatsResponse.memory:type_name -> runv.agent.v1.MemoryStats
-	32, // 9: runv.agent.v1.StatsResponse.pids:type_name -> runv.agent.v1.PidsStats
-	39, // 10: runv.agent.v1.MemoryStats.stat:type_name -> runv.agent.v1.MemoryStats.StatEntry
-	40, // 11: runv.agent.v1.MemoryStats.events:type_name -> runv.agent.v1.MemoryStats.EventsEntry
+	29, // 6: runv.agent.v1.ProcessesResponse.processes:type_name -> runv.agent.v1.Process
+	32, // 7: runv.agent.v1.StatsResponse.cpu:type_name -> runv.agent.v1.CPUStats
+	33, // 8: runv.agent.v1.StatsResponse.memory:type_name -> runv.agent.v1.MemoryStats
+	34, // 9: runv.agent.v1.StatsResponse.pids:type_name -> runv.agent.v1.PidsStats
+	41, // 10: runv.agent.v1.MemoryStats.stat:type_name -> runv.agent.v1.MemoryStats.StatEntry
+	42, // 11: runv.agent.v1.MemoryStats.events:type_name -> runv.agent.v1.MemoryStats.EventsEntry
 	2,  // 12: runv.agent.v1.Agent.Ready:input_type -> runv.agent.v1.ReadyRequest
 	7,  // 13: runv.agent.v1.Agent.Create:input_type -> runv.agent.v1.CreateRequest
 	9,  // 14: runv.agent.v1.Agent.Start:input_type -> runv.agent.v1.StartRequest
 	11, // 15: runv.agent.v1.Agent.Exec:input_type -> runv.agent.v1.ExecRequest
-	13, // 16: runv.agent.v1.Agent.Signal:input_type -> runv.agent.v1.SignalRequest
-	15, // 17: runv.agent.v1.Agent.Wait:input_type -> runv.agent.v1.WaitRequest
-	17, // 18: runv.agent.v1.Agent.Resize:input_type -> runv.agent.v1.ResizeRequest
-	19, // 19: runv.agent.v1.Agent.Pause:input_type -> runv.agent.v1.PauseRequest
-	21, // 20: runv.agent.v1.Agent.Resume:input_type -> runv.agent.v1.ResumeRequest
-	23, // 21: runv.agent.v1.Agent.Update:input_type -> runv.agent.v1.UpdateRequest
-	25, // 22: runv.agent.v1.Agent.Processes:input_type -> runv.agent.v1.ProcessesRequest
-	28, // 23: runv.agent.v1.Agent.Stats:input_type -> runv.agent.v1.StatsRequest
-	33, // 24: runv.agent.v1.Agent.SetTime:input_type -> runv.agent.v1.SetTimeRequest
-	35, // 25: runv.agent.v1.Agent.AddEntropy:input_type -> runv.agent.v1.AddEntropyRequest
-	37, // 26: runv.agent.v1.Agent.Shutdown:input_type -> runv.agent.v1.ShutdownRequest
-	3,  // 27: runv.agent.v1.Agent.Ready:output_type -> runv.agent.v1.ReadyResponse
-	8,  // 28: runv.agent.v1.Agent.Create:output_type -> runv.agent.v1.CreateResponse
-	10, // 29: runv.agent.v1.Agent.Start:output_type -> runv.agent.v1.StartResponse
-	12, // 30: runv.agent.v1.Agent.Exec:output_type -> runv.agent.v1.ExecResponse
-	14, // 31: runv.agent.v1.Agent.Signal:output_type -> runv.agent.v1.SignalResponse
-	16, // 32: runv.agent.v1.Agent.Wait:output_type -> runv.agent.v1.WaitResponse
-	18, // 33: runv.agent.v1.Agent.Resize:output_type -> runv.agent.v1.ResizeResponse
-	20, // 34: runv.agent.v1.Agent.Pause:output_type -> runv.agent.v1.PauseResponse
-	22, // 35: runv.agent.v1.Agent.Resume:output_type -> runv.agent.v1.ResumeResponse
-	24, // 36: runv.agent.v1.Agent.Update:output_type -> runv.agent.v1.UpdateResponse
-	26, // 37: runv.agent.v1.Agent.Processes:output_type -> runv.agent.v1.ProcessesResponse
-	29, // 38: runv.agent.v1.Agent.Stats:output_type -> runv.agent.v1.StatsResponse
-	34, // 39: runv.agent.v1.Agent.SetTime:output_type -> runv.agent.v1.SetTimeResponse
-	36, // 40: runv.agent.v1.Agent.AddEntropy:output_type -> runv.agent.v1.AddEntropyResponse
-	38, // 41: runv.agent.v1.Agent.Shutdown:output_type -> runv.agent.v1.ShutdownResponse
-	27, // [27:42] is the sub-list for method output_type
-	12, // [12:27] is the sub-list for method input_type
+	13, // 16: runv.agent.v1.Agent.Delete:input_type -> runv.agent.v1.DeleteRequest
+	15, // 17: runv.agent.v1.Agent.Signal:input_type -> runv.agent.v1.SignalRequest
+	17, // 18: runv.agent.v1.Agent.Wait:input_type -> runv.agent.v1.WaitRequest
+	19, // 19: runv.agent.v1.Agent.Resize:input_type -> runv.agent.v1.ResizeRequest
+	21, // 20: runv.agent.v1.Agent.Pause:input_type -> runv.agent.v1.PauseRequest
+	23, // 21: runv.agent.v1.Agent.Resume:input_type -> runv.agent.v1.ResumeRequest
+	25, // 22: runv.agent.v1.Agent.Update:input_type -> runv.agent.v1.UpdateRequest
+	27, // 23: runv.agent.v1.Agent.Processes:input_type -> runv.agent.v1.ProcessesRequest
+	30, // 24: runv.agent.v1.Agent.Stats:input_type -> runv.agent.v1.StatsRequest
+	35, // 25: runv.agent.v1.Agent.SetTime:input_type -> runv.agent.v1.SetTimeRequest
+	37, // 26: runv.agent.v1.Agent.AddEntropy:input_type -> runv.agent.v1.AddEntropyRequest
+	39, // 27: runv.agent.v1.Agent.Shutdown:input_type -> runv.agent.v1.ShutdownRequest
+	3,  // 28: runv.agent.v1.Agent.Ready:output_type -> runv.agent.v1.ReadyResponse
+	8,  // 29: runv.agent.v1.Agent.Create:output_type -> runv.agent.v1.CreateResponse
+	10, // 30: runv.agent.v1.Agent.Start:output_type -> runv.agent.v1.StartResponse
+	12, // 31: runv.agent.v1.Agent.Exec:output_type -> runv.agent.v1.ExecResponse
+	14, // 32: runv.agent.v1.Agent.Delete:output_type -> runv.agent.v1.DeleteResponse
+	16, // 33: runv.agent.v1.Agent.Signal:output_type -> runv.agent.v1.SignalResponse
+	18, // 34: runv.agent.v1.Agent.Wait:output_type -> runv.agent.v1.WaitResponse
+	20, // 35: runv.agent.v1.Agent.Resize:output_type -> runv.agent.v1.ResizeResponse
+	22, // 36: runv.agent.v1.Agent.Pause:output_type -> runv.agent.v1.PauseResponse
+	24, // 37: runv.agent.v1.Agent.Resume:output_type -> runv.agent.v1.ResumeResponse
+	26, // 38: runv.agent.v1.Agent.Update:output_type -> runv.agent.v1.UpdateResponse
+	28, // 39: runv.agent.v1.Agent.Processes:output_type -> runv.agent.v1.ProcessesResponse
+	31, // 40: runv.agent.v1.Agent.Stats:output_type -> runv.agent.v1.StatsResponse
+	36, // 41: runv.agent.v1.Agent.SetTime:output_type -> runv.agent.v1.SetTimeResponse
+	38, // 42: runv.agent.v1.Agent.AddEntropy:output_type -> runv.agent.v1.AddEntropyResponse
+	40, // 43: runv.agent.v1.Agent.Shutdown:output_type -> runv.agent.v1.ShutdownResponse
+	28, // [28:44] is the sub-list for method output_type
+	12, // [12:28] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -2462,7 +2569,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

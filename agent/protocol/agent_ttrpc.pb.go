@@ -12,6 +12,7 @@ type AgentService interface {
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	Exec(context.Context, *ExecRequest) (*ExecResponse, error)
+	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
 	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
@@ -55,6 +56,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Exec(ctx, &req)
+			},
+			"Delete": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req DeleteRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Delete(ctx, &req)
 			},
 			"Signal": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SignalRequest
@@ -174,6 +182,14 @@ func (c *agentClient) Start(ctx context.Context, req *StartRequest) (*StartRespo
 func (c *agentClient) Exec(ctx context.Context, req *ExecRequest) (*ExecResponse, error) {
 	var resp ExecResponse
 	if err := c.client.Call(ctx, "runv.agent.v1.Agent", "Exec", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Delete(ctx context.Context, req *DeleteRequest) (*DeleteResponse, error) {
+	var resp DeleteResponse
+	if err := c.client.Call(ctx, "runv.agent.v1.Agent", "Delete", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

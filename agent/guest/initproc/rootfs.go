@@ -1,0 +1,302 @@
+package initproc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// rootfs is a root file system under construction.
+type rootfs struct {
+	spec *specs.Spec
+	root int // the root directory, O_PATH
+	// Taken before the first mount of the guest's can hide them: the trees
+	// of the bind mounts, by their index in spec.Mounts.
+	binds map[int]int
+	// The agent's /proc/sys and /dev, which pivot_root takes out of sight.
+	sys, dev int
+}
+
+// buildRootfs mounts the root file system at cfg.Rootfs.Target, in the mount
+// namespace of the caller, with everything the configuration puts into it. The
+// caller enters it with enter.
+func buildRootfs(cfg *Config) (*rootfs, error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", err)
+	}
+	m := cfg.Rootfs
+	if err := unix.Mount(m.Source, m.Target, m.Type, m.Flags, m.Data); err != nil {
+		return nil, fmt.Errorf("mount root file system %s (%s): %w", m.Source, m.Type, err)
+	}
+	r := &rootfs{spec: cfg.Spec, binds: make(map[int]int)}
+	for _, open := range []struct {
+		fd   *int
+		name string
+	}{{&r.root, m.Target}, {&r.sys, "/proc/sys"}, {&r.dev, "/dev"}} {
+		fd, err := unix.Open(open.name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: open.name, Err: err}
+		}
+		*open.fd = fd
+	}
+	if err := r.takeBinds(); err != nil {
+		return nil, err
+	}
+	for i := range r.spec.Mounts {
+		mount := &r.spec.Mounts[i]
+		if err := r.mount(i, mount); err != nil {
+			return nil, fmt.Errorf("mount %s (%s) at %s: %w", mount.Source, mountType(mount), mount.Destination, err)
+		}
+	}
+	if r.ownsDev() {
+		if err := r.makeDevices(); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func mountType(m *specs.Mount) string {
+	if parseMountOptions(m.Options).bind {
+		return "bind"
+	}
+	return m.Type
+}
+
+// takeBinds detaches a copy of each tree that is bound somewhere.
+func (r *rootfs) takeBinds() error {
+	for i := range r.spec.Mounts {
+		m := &r.spec.Mounts[i]
+		o := parseMountOptions(m.Options)
+		if !o.bind && m.Type != "bind" {
+			continue
+		}
+		source := m.Source
+		if source == "" {
+			source = m.Destination
+		}
+		fd, err := openInRoot(r.root, source, 0)
+		if err != nil {
+			return fmt.Errorf("bind mount at %s: %w", m.Destination, err)
+		}
+		// Always recursive: what the host put below it belongs to it.
+		tree, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("bind mount at %s: %w", m.Destination, os.NewSyscallError("open_tree", err))
+		}
+		r.binds[i] = tree
+	}
+	return nil
+}
+
+// mount performs one mount of the configuration.
+func (r *rootfs) mount(i int, m *specs.Mount) error {
+	o := parseMountOptions(m.Options)
+	if tree, bind := r.binds[i]; bind {
+		return r.attachBind(tree, m, &o)
+	}
+	target, err := mkdirInRoot(r.root, m.Destination, 0o755)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	kind, data := m.Type, o.data
+	switch kind {
+	case "cgroup":
+		// There is only version 2, whatever the host has.
+		kind = "cgroup2"
+	case "tmpfs":
+		if !hasOption(data, "mode") {
+			data = append(data, modeOf(target))
+		}
+	}
+	source := m.Source
+	if source == "" {
+		source = kind
+	}
+	flags := o.flags
+	if o.copyUp {
+		// Read-only only once it is filled.
+		flags &^= unix.MS_RDONLY
+	}
+	if err := unix.Mount(source, procFD(target), kind, flags, strings.Join(data, ",")); err != nil {
+		return err
+	}
+	mounted, err := openInRoot(r.root, m.Destination, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mounted)
+	if o.copyUp {
+		if err := copyUp(target, mounted); err != nil {
+			return fmt.Errorf("tmpcopyup: %w", err)
+		}
+	}
+	// The plain attributes went with mount(2), but for this one.
+	o.set, o.clear = uint64(o.flags&^flags)&unix.MOUNT_ATTR_RDONLY, 0
+	return setAttributes(mounted, &o)
+}
+
+func hasOption(data []string, name string) bool {
+	for _, d := range data {
+		if strings.HasPrefix(d, name+"=") {
+			return true
+		}
+	}
+	return false
+}
+
+// modeOf is a tmpfs option that keeps the mode of the directory mounted over.
+func modeOf(dir int) string {
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err != nil {
+		return "mode=755"
+	}
+	return fmt.Sprintf("mode=%o", st.Mode&0o7777)
+}
+
+func (r *rootfs) attachBind(tree int, m *specs.Mount, o *mountOptions) error {
+	defer unix.Close(tree)
+	if len(o.data) > 0 {
+		return Invalid("unknown option %q of a bind mount", o.data[0])
+	}
+	if err := setAttributes(tree, o); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	var target int
+	var err error
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		target, err = mkdirInRoot(r.root, m.Destination, 0o755)
+	} else {
+		target, err = createInRoot(r.root, m.Destination)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	err = unix.MoveMount(tree, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
+}
+
+// setAttributes applies attributes and propagation to a mount, given by any
+// file descriptor of its root.
+func setAttributes(mount int, o *mountOptions) error {
+	set := func(attr unix.MountAttr, recursive bool) error {
+		if attr == (unix.MountAttr{}) {
+			return nil
+		}
+		flags := uint(unix.AT_EMPTY_PATH)
+		if recursive {
+			flags |= unix.AT_RECURSIVE
+		}
+		return os.NewSyscallError("mount_setattr", unix.MountSetattr(mount, "", flags, &attr))
+	}
+	if err := set(unix.MountAttr{Attr_set: o.recursiveSet, Attr_clr: o.recursiveClear}, true); err != nil {
+		return err
+	}
+	if err := set(unix.MountAttr{Attr_set: o.set, Attr_clr: o.clear}, false); err != nil {
+		return err
+	}
+	for _, flag := range o.propagation {
+		err := set(unix.MountAttr{Propagation: uint64(flag &^ unix.MS_REC)}, flag&unix.MS_REC != 0)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter makes the finished root file system the root directory and detaches
+// the old one.
+func (r *rootfs) enter() error {
+	if err := unix.Fchdir(r.root); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	// Stacks the old root on the new one, at the same place.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return os.NewSyscallError("pivot_root", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach the old root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return os.NewSyscallError("chdir", err)
+	}
+	return nil
+}
+
+// seal makes paths read-only or hides them; it is the last step on the file
+// system, run after enter.
+func (r *rootfs) seal() error {
+	linux := r.spec.Linux
+	if linux != nil {
+		if err := writeSysctls(r.sys, linux.Sysctl); err != nil {
+			return err
+		}
+	}
+	if r.spec.Root != nil && r.spec.Root.Readonly {
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
+			return fmt.Errorf("make the root file system read-only: %w", err)
+		}
+	}
+	if linux == nil {
+		return nil
+	}
+	if flag := propagation[linux.RootfsPropagation]; flag != 0 {
+		if err := unix.Mount("", "/", "", flag, ""); err != nil {
+			return fmt.Errorf("set propagation of the root file system: %w", err)
+		}
+	}
+	for _, name := range linux.ReadonlyPaths {
+		if err := readonlyPath(name); err != nil {
+			return fmt.Errorf("make %s read-only: %w", name, err)
+		}
+	}
+	for _, name := range linux.MaskedPaths {
+		if err := maskPath(name); err != nil {
+			return fmt.Errorf("mask %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func readonlyPath(name string) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	return os.NewSyscallError("move_mount",
+		unix.MoveMount(tree, "", unix.AT_FDCWD, name, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS))
+}
+
+func maskPath(name string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		if err == unix.ENOENT || err == unix.ENOTDIR {
+			return nil
+		}
+		return os.NewSyscallError("stat", err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return os.NewSyscallError("mount", unix.Mount("tmpfs", name, "tmpfs", unix.MS_RDONLY, "nr_inodes=1"))
+	}
+	return os.NewSyscallError("mount", unix.Mount("/dev/null", name, "", unix.MS_BIND, ""))
+}
