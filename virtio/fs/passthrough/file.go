@@ -354,9 +354,3 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	}
 	return uint32(n), fuse.OK
 }
-
-// Ioctl is refused: a request is a number whose effects on the host nobody
-// can bound.
-func (f *FS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
-	return fuse.Status(unix.ENOTTY)
-}
