@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process identifies a process beyond the reuse of its pid.
@@ -65,4 +68,42 @@ func parseStat(data []byte) (state byte, start uint64, err error) {
 		return 0, 0, errStat
 	}
 	return fields[0][0], start, nil
+}
+
+// Kill ends the process with SIGKILL and waits until it is gone, but no longer
+// than timeout. A process that does not run any more is no error.
+func (p Process) Kill(timeout time.Duration) error {
+	if p.PID <= 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err == unix.ESRCH {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(fd)
+	// The descriptor holds on to one process; whether it is ours is looked at
+	// after it was opened.
+	if !p.Alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+	deadline := time.Now().Add(timeout)
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("process %d is still there %v after SIGKILL", p.PID, timeout)
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if err != nil && err != unix.EINTR {
+			return os.NewSyscallError("poll", err)
+		}
+		if n > 0 {
+			return nil
+		}
+	}
 }

@@ -28,5 +28,6 @@
 //	0, 1, 2  the container's stdio: as the caller gave them, or a terminal
 //	3        the sync socket
 //	4        the listening socket agent.sock
-//	5        the log, if there is a log file
+//	5        /dev/kvm
+//	6        the log, if there is a log file
 package sandbox

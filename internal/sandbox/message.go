@@ -20,9 +20,8 @@ type Bootstrap struct {
 	// said; empty otherwise.
 	Kernel, Initrd string
 
-	Debug     bool
-	LogJSON   bool
-	LogToFile bool // descriptor 5 is open
+	Debug   bool
+	LogJSON bool
 }
 
 // Kinds of messages.

@@ -18,7 +18,8 @@ import (
 const (
 	syncFD  = 3
 	agentFD = 4
-	logFD   = 5
+	kvmFD   = 5
+	logFD   = 6
 )
 
 // Options of a VM process.
@@ -32,6 +33,7 @@ type Options struct {
 	ControlTTY bool
 
 	Agent *os.File // the listening agent.sock
+	KVM   *os.File // /dev/kvm
 	Log   *os.File // nil: none
 }
 
@@ -77,7 +79,7 @@ func Start(o Options) (*Process, error) {
 	attr := &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
-		Files: []*os.File{o.Stdin, o.Stdout, o.Stderr, theirs, o.Agent, o.Log},
+		Files: []*os.File{o.Stdin, o.Stdout, o.Stderr, theirs, o.Agent, o.KVM, o.Log},
 		Sys: &syscall.SysProcAttr{
 			// A session of its own: the terminal's signals go to the runtime
 			// in the foreground, which passes them on once.
@@ -186,8 +188,16 @@ func (p *Process) Run() error {
 // created, and ends otherwise.
 func (p *Process) Release() error { return p.conn.Close() }
 
-// Inherit takes the descriptors that Start gave to the VM process.
-func Inherit() (s *Sync, agent *net.UnixListener, log *os.File, err error) {
+// Inherited are the descriptors that Start gave to the VM process.
+type Inherited struct {
+	Sync  *Sync
+	Agent *net.UnixListener
+	KVM   *os.File
+	Log   *os.File // nil: none
+}
+
+// Inherit takes the descriptors that Start gave to this process.
+func Inherit() (*Inherited, error) {
 	for fd := syncFD; fd <= logFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -195,25 +205,23 @@ func Inherit() (s *Sync, agent *net.UnixListener, log *os.File, err error) {
 	conn, err := net.FileConn(file)
 	file.Close()
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("vm is started by create and run, not by hand: %w", err)
+		return nil, fmt.Errorf("vm is started by create and run, not by hand: %w", err)
 	}
 	file = os.NewFile(agentFD, "agent.sock")
 	l, err := net.FileListener(file)
 	file.Close()
 	if err != nil {
-		conn.Close()
-		return nil, nil, nil, fmt.Errorf("agent.sock: %w", err)
+		return nil, errors.Join(fmt.Errorf("agent.sock: %w", err), conn.Close())
 	}
 	agent, ok := l.(*net.UnixListener)
 	if !ok {
-		conn.Close()
-		l.Close()
-		return nil, nil, nil, fmt.Errorf("agent.sock is a %T", l)
+		return nil, errors.Join(fmt.Errorf("agent.sock is a %T", l), l.Close(), conn.Close())
 	}
 	// The path is in the runtime's file system, not in ours.
 	agent.SetUnlinkOnClose(false)
+	in := &Inherited{Sync: &Sync{conn: conn}, Agent: agent, KVM: os.NewFile(kvmFD, "/dev/kvm")}
 	if _, err := unix.FcntlInt(logFD, unix.F_GETFD, 0); err == nil {
-		log = os.NewFile(logFD, "log")
+		in.Log = os.NewFile(logFD, "log")
 	}
-	return &Sync{conn: conn}, agent, log, nil
+	return in, nil
 }

@@ -28,11 +28,12 @@ func TestMain(m *testing.M) {
 
 // child does what the test of this name wants of a VM process.
 func child(name string) int {
-	s, agent, log, err := Inherit()
+	in, err := Inherit()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 3
 	}
+	s, log := in.Sync, in.Log
 	b, err := s.Bootstrap()
 	if err != nil {
 		return 4
@@ -66,7 +67,7 @@ func child(name string) int {
 		}
 		cgroup, _ := os.ReadFile("/proc/self/cgroup")
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
-		fmt.Fprintln(log, "agent", agent.Addr())
+		fmt.Fprintln(log, "agent", in.Agent.Addr())
 	case "confine":
 		if err := errors.Join(PrepareLimits(b.Plan.Spec.Process.OOMScoreAdj), Confine()); err != nil {
 			fmt.Fprintln(log, err)
@@ -109,7 +110,7 @@ func launch(t *testing.T, name string, edit func(*Options)) (*Process, func() st
 	must(t, err)
 	agent, err := l.File()
 	must(t, err)
-	o := Options{ID: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Agent: agent, Log: log}
+	o := Options{ID: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Agent: agent, KVM: log, Log: log}
 	if edit != nil {
 		edit(&o)
 	}

@@ -1,0 +1,199 @@
+package vmprocess
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"runv.dev/runv/agent/protocol"
+	"runv.dev/runv/internal/assets"
+	"runv.dev/runv/internal/sandbox"
+	"runv.dev/runv/virtio"
+	"runv.dev/runv/virtio/console"
+	"runv.dev/runv/virtio/fs"
+	"runv.dev/runv/virtio/rng"
+	"runv.dev/runv/virtio/vsock"
+	"runv.dev/runv/vmm"
+)
+
+// rootTag names the share with the root file system.
+const rootTag = "rootfs"
+
+// guestCID is the guest's address; every VM has a vsock device of its own, so
+// that all have the same.
+const guestCID = 3
+
+// maxSpec bounds the configuration that goes to the agent in one message.
+const maxSpec = protocol.MaxMessage - 64<<10
+
+// machine is the running virtual machine.
+type machine struct {
+	process *process
+	vsock   *vsock.Device
+	hello   net.Listener
+
+	ended  chan struct{} // closed when the machine has stopped
+	reason string        // valid then
+}
+
+// assemble builds the machine and the cage around it, and starts the guest.
+func (p *process) assemble() (*machine, error) {
+	plan := p.boot.Plan
+	if err := sandbox.PrepareLimits(plan.Spec.Process.OOMScoreAdj); err != nil {
+		return nil, err
+	}
+	guest, err := p.openAssets()
+	if err != nil {
+		return nil, err
+	}
+	defer guest.Close()
+	root, err := sandbox.Compose(plan)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Dir.Close()
+	p.trace("composed")
+
+	share, err := fs.New(fs.Options{
+		Tag:      rootTag,
+		Root:     root.Dir,
+		ReadOnly: plan.RootfsReadonly && len(plan.Binds) == 0,
+		Log:      p.log.With("device", "fs"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{
+		process: p,
+		ended:   make(chan struct{}),
+		vsock:   vsock.New(vsock.Options{CID: guestCID, Log: p.log.With("device", "vsock")}),
+	}
+	agentLog := &lineLogger{log: p.log, level: slog.LevelDebug}
+	devices := []virtio.Device{
+		console.New(
+			console.Port{Console: true, Out: p.console},
+			console.Port{Name: protocol.LogPort, Out: agentLog},
+		),
+		share,
+		m.vsock,
+		rng.New(rand.Reader),
+	}
+	// The agent reports as soon as it can, so the host listens before.
+	if m.hello, err = m.vsock.Listen(protocol.HelloPort); err != nil {
+		return nil, err
+	}
+	vm, err := vmm.New(vmm.Config{
+		KVM:         p.in.KVM,
+		Kernel:      guest.Kernel(),
+		Initrd:      guest.Initrd(),
+		MemoryBytes: plan.Machine.MemoryBytes,
+		VCPUs:       plan.Machine.VCPUs,
+		Devices:     devices,
+		Log:         p.log,
+		Trace:       p.trace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.in.KVM.Close(); err != nil {
+		return nil, err
+	}
+	p.trace("machine made")
+	if err := root.Enter(); err != nil {
+		return nil, err
+	}
+	if err := sandbox.Confine(); err != nil {
+		return nil, err
+	}
+	p.trace("confined")
+	go m.serve()
+	go m.run(vm)
+	return m, nil
+}
+
+func (p *process) openAssets() (*assets.Assets, error) {
+	guest, err := assets.Open()
+	if err != nil {
+		return nil, err
+	}
+	if p.boot.Kernel != "" {
+		err = guest.ReplaceKernel(p.boot.Kernel)
+	}
+	if err == nil && p.boot.Initrd != "" {
+		err = guest.ReplaceInitrd(p.boot.Initrd)
+	}
+	if err != nil {
+		guest.Close()
+		return nil, err
+	}
+	return guest, nil
+}
+
+// run runs the machine until it ends.
+func (m *machine) run(vm *vmm.VM) {
+	exit, err := vm.Run(context.Background())
+	m.reason = exit.String()
+	if err != nil {
+		m.reason = fmt.Sprintf("%s: %v", m.reason, err)
+	}
+	close(m.ended)
+}
+
+// death is the error for a machine that has ended by itself.
+func (m *machine) death() error {
+	return fmt.Errorf("the guest died: %s%s", m.reason, m.process.lastLines())
+}
+
+// serve connects the clients of agent.sock to the agent, for as long as the
+// process lives.
+func (m *machine) serve() {
+	err := m.vsock.ServeUnix(context.Background(), m.process.in.Agent, func(port uint32) bool {
+		return port == protocol.ControlPort || port == protocol.StreamPort
+	})
+	m.process.log.Error("agent.sock", "err", err)
+}
+
+// waitReady waits for the agent's hello.
+func (m *machine) waitReady(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { m.hello.Close() })
+	defer stop()
+	conn, err := m.hello.Accept()
+	if err != nil {
+		return fmt.Errorf("wait for the agent: %w", err)
+	}
+	defer conn.Close()
+	// No other connection from the guest is expected, ever.
+	if err := m.hello.Close(); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return err
+	}
+	if err := protocol.ReadHello(conn); err != nil {
+		return fmt.Errorf("wait for the agent: %w", err)
+	}
+	return nil
+}
+
+// helloTimeout bounds the reading of the one line.
+const helloTimeout = 10 * time.Second
+
+func (m *machine) dial(ctx context.Context, port uint32) (net.Conn, error) {
+	return m.vsock.Dial(ctx, port)
+}
+
+// guestSpec is the configuration for the agent.
+func (p *process) guestSpec() ([]byte, error) {
+	spec, err := json.Marshal(p.boot.Plan.Spec)
+	if err != nil {
+		return nil, err
+	}
+	if len(spec) > maxSpec {
+		return nil, fmt.Errorf("the configuration is too large for the guest: %d bytes, at most %d", len(spec), maxSpec)
+	}
+	return spec, nil
+}

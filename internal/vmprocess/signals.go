@@ -1,0 +1,43 @@
+package vmprocess
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// relayed are the signals that go to the container's process. The others cannot
+// be caught (KILL, STOP), are this process's own (SEGV and the like, CHLD), or
+// belong to the Go runtime (URG, PROF); kill has another way for them.
+func relayed() []os.Signal {
+	list := []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM,
+		unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM,
+		unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
+	}
+	const realtimeMin, realtimeMax = 34, 64
+	for n := realtimeMin; n <= realtimeMax; n++ {
+		list = append(list, syscall.Signal(n))
+	}
+	return list
+}
+
+// catchSignals starts to catch what is relayed. SIGPIPE is ignored: a write to a
+// closed stdout is to fail, not to kill.
+func catchSignals() chan os.Signal {
+	signal.Ignore(unix.SIGPIPE)
+	ch := make(chan os.Signal, 64)
+	signal.Notify(ch, relayed()...)
+	return ch
+}
+
+// ends tells whether a signal, by default, ends the process that gets it.
+func ends(s os.Signal) bool {
+	switch s {
+	case unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH:
+		return false
+	}
+	return true
+}

@@ -1,0 +1,348 @@
+// Package vmprocess is the container process: it becomes a virtual machine, has
+// the agent in the guest create and start the container, carries its stdio and
+// signals, and ends with its exit status.
+//
+// Package sandbox describes how the runtime starts it and talks to it.
+package vmprocess
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/agent/client"
+	"runv.dev/runv/internal/logging"
+	"runv.dev/runv/internal/sandbox"
+)
+
+// Exit statuses that are not the container's.
+const (
+	// StatusRuntime: the container was not created.
+	StatusRuntime = 1
+	// StatusGuestDied: the guest ended without telling how the container did.
+	StatusGuestDied = 255
+)
+
+// consoleLines is how much of the guest's console an error shows.
+const consoleLines = 20
+
+// process is the state of a VM process.
+type process struct {
+	in      *sandbox.Inherited
+	boot    *sandbox.Bootstrap
+	log     *slog.Logger
+	console *ring
+	begun   time.Time
+}
+
+// Main runs the VM process and has its exit status.
+func Main() int {
+	begun := time.Now()
+	signals := catchSignals()
+	in, err := sandbox.Inherit()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "runv: %v\n", err)
+		return StatusRuntime
+	}
+	boot, err := in.Sync.Bootstrap()
+	if err != nil {
+		// The runtime died before it had said anything.
+		return StatusRuntime
+	}
+	p := &process{in: in, boot: boot, console: &ring{max: 64 << 10}, begun: begun}
+	p.log = p.logger()
+	return p.run(signals)
+}
+
+// logger logs to the runtime's log file. Without one, stderr is the container's
+// and gets errors only.
+func (p *process) logger() *slog.Logger {
+	level := slog.LevelInfo
+	w := p.in.Log
+	if w == nil {
+		w, level = os.Stderr, slog.LevelError
+	}
+	if p.boot.Debug {
+		level = slog.LevelDebug
+	}
+	return logging.New(w, p.boot.LogJSON, level)
+}
+
+// trace logs a stage of the start and the time since the process began.
+func (p *process) trace(stage string) {
+	p.log.Debug("stage", "stage", stage, "ms", float64(time.Since(p.begun).Microseconds())/1000)
+}
+
+func (p *process) run(signals <-chan os.Signal) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+
+	// The runtime's end of the sync socket, and what it says on it.
+	abandoned := make(chan struct{})
+	start := make(chan struct{}, 1)
+	go func() {
+		defer close(abandoned)
+		p.in.Sync.Abandoned(func() {
+			select {
+			case start <- struct{}{}:
+			default:
+			}
+		})
+	}()
+
+	m, err := p.assemble()
+	if err != nil {
+		return p.failed(err)
+	}
+	c, err := p.create(ctx, m, signals, abandoned)
+	if err != nil {
+		return p.failed(err)
+	}
+	if err := p.in.Sync.Created(); err != nil {
+		// Nobody knows of this container.
+		return StatusRuntime
+	}
+	p.trace("created")
+	go p.startOnRequest(ctx, c, start)
+	return c.wait(ctx, signals)
+}
+
+// failed reports to the runtime, which tells the user, why there is no
+// container.
+func (p *process) failed(err error) int {
+	status := StatusRuntime
+	if s, ok := client.ExitStatus(err); ok {
+		status = s
+	}
+	p.log.Debug("create failed", "err", err)
+	if err := p.in.Sync.Failed(err, status); err != nil {
+		p.log.Error("report to the runtime", "err", err)
+	}
+	return status
+}
+
+// startOnRequest starts the container when the runtime that created it asks; a
+// start by another process comes through agent.sock.
+func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-start:
+	}
+	var err error
+	if err = c.client.Start(ctx, p.boot.ID, nil); err == nil {
+		err = p.in.Sync.Started()
+		p.trace("started")
+	} else {
+		status := StatusRuntime
+		if s, ok := client.ExitStatus(err); ok {
+			status = s
+		}
+		err = p.in.Sync.Failed(err, status)
+	}
+	if err != nil {
+		p.log.Debug("report to the runtime", "err", err)
+	}
+}
+
+// container is the container in the guest.
+type container struct {
+	*process
+	machine *machine
+	client  *client.Client
+	stdio   *stdio
+}
+
+// agentTimeout bounds how long a guest may take from its first instruction until
+// its agent reports. It is generous: a host may be slow, and a guest that fails
+// to boot usually says so by a panic.
+const agentTimeout = 2 * time.Minute
+
+var errInterrupted = errors.New("interrupted")
+
+// create waits for the agent and has it create the container. What can end this
+// early: the guest's end, a signal, the runtime's end, the time.
+func (p *process) create(ctx context.Context, m *machine, signals <-chan os.Signal, abandoned <-chan struct{}) (*container, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-m.ended:
+				cancel(m.death())
+			case <-abandoned:
+				cancel(errInterrupted)
+			case s := <-signals:
+				if ends(s) {
+					cancel(fmt.Errorf("%w by signal %v", errInterrupted, s))
+				}
+				continue
+			case <-done:
+			}
+			return
+		}
+	}()
+	c, err := p.createIn(ctx, m)
+	if err != nil && context.Cause(ctx) != nil {
+		err = context.Cause(ctx)
+	}
+	if errors.Is(err, client.ErrAgentLost) {
+		err = p.lost(m, err)
+	}
+	return c, err
+}
+
+// lost waits a moment for the reason why the agent is gone.
+func (p *process) lost(m *machine, err error) error {
+	select {
+	case <-m.ended:
+		return m.death()
+	case <-time.After(lostTimeout):
+		return fmt.Errorf("%w%s", err, p.lastLines())
+	}
+}
+
+// lostTimeout is how long a guest without agent may go on.
+const lostTimeout = 2 * time.Second
+
+func (p *process) createIn(ctx context.Context, m *machine) (*container, error) {
+	ready, cancel := context.WithTimeoutCause(ctx, agentTimeout,
+		fmt.Errorf("the guest's agent did not report within %v%s", agentTimeout, p.lastLines()))
+	defer cancel()
+	if err := m.waitReady(ready); err != nil {
+		if cause := context.Cause(ready); cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	p.trace("agent ready")
+	spec, err := p.guestSpec()
+	if err != nil {
+		return nil, err
+	}
+	agent, err := client.New(ctx, m.dial)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{process: p, machine: m, client: agent}
+	if c.stdio, err = newStdio(p.boot.Plan.Terminal, p.log); err != nil {
+		return nil, errors.Join(err, agent.Close())
+	}
+	// The streams and the request travel at the same time.
+	opened := make(chan error, 1)
+	go func() { opened <- agent.OpenStdio(ctx, c.stdio.Stdio) }()
+	_, err = agent.Create(ctx, client.CreateOptions{
+		ID:        p.boot.ID,
+		Spec:      spec,
+		RootfsTag: rootTag,
+		Stdio:     c.stdio.Stdio,
+		Clone:     &client.Clone{Time: time.Now()},
+	})
+	if err = errors.Join(err, <-opened); err != nil {
+		return nil, errors.Join(err, agent.Close())
+	}
+	c.stdio.start()
+	return c, nil
+}
+
+// wait waits for the container's end and has its exit status.
+func (c *container) wait(ctx context.Context, signals <-chan os.Signal) int {
+	type result struct {
+		exit client.Exit
+		err  error
+	}
+	exited := make(chan result, 1)
+	go func() {
+		exit, err := c.client.WaitUndrained(ctx, c.boot.ID, "")
+		exited <- result{exit, err}
+	}()
+	for {
+		select {
+		case s := <-signals:
+			c.signal(ctx, s)
+		case <-c.machine.ended:
+			return c.died(c.machine.death())
+		case r := <-exited:
+			if r.err != nil {
+				return c.died(c.lost(c.machine, r.err))
+			}
+			c.trace("exited")
+			if r.exit.OOMKilled {
+				c.log.Warn("the guest killed a process of the container for lack of memory")
+			}
+			c.drain(ctx, r.exit, signals)
+			return r.exit.Status()
+		}
+	}
+}
+
+// drain delivers the rest of the output. The container is gone, so a signal that
+// would have ended it ends the wait for a reader that does not read.
+func (c *container) drain(ctx context.Context, exit client.Exit, signals <-chan os.Signal) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() { done <- c.stdio.drain(ctx, exit) }()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				c.log.Warn("drain", "err", err)
+			}
+			return
+		case <-c.machine.ended:
+			cancel(c.machine.death())
+			c.log.Warn("the guest died before all output was delivered", "err", c.machine.death())
+			return
+		case s := <-signals:
+			if ends(s) {
+				cancel(fmt.Errorf("%w by signal %v", errInterrupted, s))
+			}
+		}
+	}
+}
+
+// signal passes a signal on, or the size of the terminal.
+func (c *container) signal(ctx context.Context, s os.Signal) {
+	sig, ok := s.(unix.Signal)
+	if !ok {
+		return
+	}
+	var err error
+	if sig == unix.SIGWINCH && c.boot.Plan.Terminal {
+		if width, height := windowSize(); width != 0 && height != 0 {
+			err = c.client.Resize(ctx, c.boot.ID, "", width, height)
+		}
+	} else {
+		err = c.client.Signal(ctx, c.boot.ID, "", sig)
+	}
+	if err != nil {
+		c.log.Debug("signal", "signal", sig, "err", err)
+	}
+}
+
+// died reports a guest that ended without a word about the container.
+func (c *container) died(err error) int {
+	c.log.Error(err.Error())
+	if c.in.Log != nil {
+		fmt.Fprintf(os.Stderr, "runv: %v\n", err)
+	}
+	return StatusGuestDied
+}
+
+// lastLines has the end of the guest's console for an error's text.
+func (p *process) lastLines() string {
+	lines := p.console.lines(consoleLines)
+	if len(lines) == 0 {
+		return "; its console is empty"
+	}
+	return "; its console ends with: " + strings.Join(lines, " | ")
+}
