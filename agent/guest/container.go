@@ -51,7 +51,7 @@ type container struct {
 const maxGone = 1024
 
 // create sets a container up.
-func (a *Agent) create(req *protocol.CreateRequest) (c *container, warnings []string, err error) {
+func (a *Agent) create(req *protocol.CreateRequest) (_ *container, warnings []string, err error) {
 	spec := new(specs.Spec)
 	if err := json.Unmarshal(req.Spec, spec); err != nil {
 		return nil, nil, initproc.Invalid("config.json: %v", err)
@@ -64,7 +64,7 @@ func (a *Agent) create(req *protocol.CreateRequest) (c *container, warnings []st
 	if err != nil {
 		return nil, nil, err
 	}
-	c = &container{id: req.ContainerId, spec: spec, namespaces: namespaces, execs: make(map[string]*process)}
+	c := &container{id: req.ContainerId, spec: spec, namespaces: namespaces, execs: make(map[string]*process)}
 	defer func() {
 		if err != nil {
 			io.discard()

@@ -38,7 +38,12 @@ const (
 
 func setRlimits(limits []specs.POSIXRlimit) error {
 	// In every case, so that the Go runtime does not restore what it found.
-	nofile := unix.Rlimit{Cur: defaultNofileSoft, Max: defaultNofileHard}
+	var nofile unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &nofile); err != nil {
+		return fmt.Errorf("read RLIMIT_NOFILE: %w", err)
+	}
+	nofile.Max = min(nofile.Max, defaultNofileHard)
+	nofile.Cur = min(nofile.Max, defaultNofileSoft)
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &nofile, nil); err != nil {
 		return fmt.Errorf("set RLIMIT_NOFILE: %w", err)
 	}
