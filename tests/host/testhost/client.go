@@ -51,7 +51,7 @@ func runOnce(args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	s := newSession(h.conn)
+	s := newSession(h.conn, ourStdio())
 	stop := context.AfterFunc(ctx, func() { h.control.Close() })
 	defer stop()
 	status, err := s.run(c)
@@ -109,7 +109,7 @@ func execIn(args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	s := newSession(conn)
+	s := newSession(conn, ourStdio())
 	if limit > 0 {
 		timer := time.AfterFunc(limit, func() {
 			s.abort(failf(exitTimeout, "%s did not end within %v", argv[0], limit))
@@ -118,7 +118,11 @@ func execIn(args []string) (int, error) {
 		defer timer.Stop()
 	}
 	s.forwardSignals(func() { control.Close() })
-	return s.run(c)
+	status, err := s.run(c)
+	if errors.Is(err, errHostGone) {
+		err = fmt.Errorf("%w: see %s", err, hostDir(name).log())
+	}
+	return status, err
 }
 
 func dialHost(name string) (net.Conn, error) {
@@ -134,6 +138,7 @@ var errHostGone = errors.New("the host ended before the command did")
 // session is one command from the client's side.
 type session struct {
 	conn           *wire.Conn
+	stdio          stdio
 	stdin          *wire.Sender
 	stdout, stderr *wire.Receiver
 
@@ -141,19 +146,27 @@ type session struct {
 	cause error // why the session was aborted
 }
 
+// stdio are the files the command's streams are connected to.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func ourStdio() stdio { return stdio{os.Stdin, os.Stdout, os.Stderr} }
+
 const clientSession = 1
 
-func newSession(conn *wire.Conn) *session {
+func newSession(conn *wire.Conn, files stdio) *session {
 	return &session{
 		conn:   conn,
+		stdio:  files,
 		stdin:  wire.NewSender(conn, clientSession, wire.Stdin),
 		stdout: wire.NewReceiver(conn, clientSession, wire.Stdout),
 		stderr: wire.NewReceiver(conn, clientSession, wire.Stderr),
 	}
 }
 
-// run sends the command, connects this process's standard streams to it, and
-// returns its status when all its output has been written.
+// run sends the command, connects its standard streams, and returns its status when all its output has been written.
 func (s *session) run(c wire.Command) (int, error) {
 	if err := s.send(c); err != nil {
 		return 0, s.explain(err)
@@ -161,13 +174,13 @@ func (s *session) run(c wire.Command) (int, error) {
 	go func() {
 		buf := make([]byte, 128<<10)
 		// Any end of our input, also one that is an error, is the command's EOF.
-		_, _ = io.CopyBuffer(s.stdin, struct{ io.Reader }{os.Stdin}, buf)
+		_, _ = io.CopyBuffer(s.stdin, struct{ io.Reader }{s.stdio.in}, buf)
 		_ = s.stdin.Close()
 	}()
 	var outputs sync.WaitGroup
 	var outErr, errErr error
-	outputs.Go(func() { outErr = s.stdout.CopyTo(os.Stdout) })
-	outputs.Go(func() { errErr = s.stderr.CopyTo(os.Stderr) })
+	outputs.Go(func() { outErr = s.stdout.CopyTo(s.stdio.out) })
+	outputs.Go(func() { errErr = s.stderr.CopyTo(s.stdio.err) })
 	status, err := s.receive()
 	s.stdin.Abort()
 	s.stdout.End()

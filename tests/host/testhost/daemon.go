@@ -185,7 +185,6 @@ func daemonHost(args []string) (kind string, serve func() error, err error) {
 	}
 	r := newRelay(h)
 	return h.kind, func() error {
-		defer cleanup()
 		defer l.Close()
 		go r.fromHost()
 		go r.accept(l)
@@ -194,8 +193,10 @@ func daemonHost(args []string) (kind string, serve func() error, err error) {
 		case <-r.shutdown:
 		case <-r.idle(o.limit):
 		case <-h.exited:
-			return fmt.Errorf("%w: %v%s", errHostGone, h.waitErr, h.console)
+			// The log stays, and says why.
+			return fmt.Errorf("the host ended by itself: %v%s", h.waitErr, h.console)
 		}
+		defer cleanup()
 		_ = h.conn.Write(wire.Frame{Kind: wire.Shutdown})
 		select {
 		case <-h.exited:
