@@ -62,7 +62,7 @@ func TestArchive(t *testing.T) {
 				t.Errorf("init is %q; want %q", members["init"], agent)
 			}
 			if modes["init"] != 0o100755 || modes["dev"] != 0o040755 || modes["dev/console"] != 0o020600 {
-				t.Errorf("modes %o", modes)
+				t.Errorf("modes %v", modes)
 			}
 		})
 	}
