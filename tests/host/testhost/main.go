@@ -26,6 +26,7 @@ const usage = `usage: run   [-m MIB] [-p CPUS] [-w DIR]... [-t SECONDS] -- COMMA
        start [-m MIB] [-p CPUS] [-w DIR]... [-t IDLE-SECONDS] NAME
        exec  [-t SECONDS] NAME -- COMMAND [ARG...]
        stop  NAME
+       kind
 `
 
 // statusError ends the program with a status of its own.
@@ -77,6 +78,8 @@ func dispatch(args []string) (int, error) {
 		return execIn(rest)
 	case "stop":
 		return 0, stop(rest)
+	case "kind":
+		return 0, printKind()
 	case "daemon": // the process behind start
 		return 0, daemon(rest)
 	case "agent": // inside a host, frames on fd 3

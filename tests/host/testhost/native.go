@@ -38,6 +38,20 @@ func chooseKind(forced string) (string, error) {
 	return "", failf(exitUsage, "RUNV_TEST_HOST=%s: want native or tcg", forced)
 }
 
+// printKind says what kind of host run would use, and why an emulated one.
+func printKind() error {
+	kind, err := chooseKind(os.Getenv("RUNV_TEST_HOST"))
+	if err != nil {
+		return err
+	}
+	if reason := nativeKVM(); kind == kindTCG && reason != nil {
+		fmt.Printf("%s: %v\n", kind, reason)
+		return nil
+	}
+	fmt.Println(kind)
+	return nil
+}
+
 // The two ioctls it takes to see whether KVM answers; they have no argument.
 const (
 	kvmGetAPIVersion = 0xae00
