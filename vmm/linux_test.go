@@ -1,0 +1,192 @@
+//go:build integration
+
+package vmm
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"runv.dev/runv/virtio"
+	"runv.dev/runv/virtio/console"
+	"runv.dev/runv/virtio/rng"
+)
+
+// These tests boot Linux: they need a KVM that can run a kernel (the test
+// host), the guest kernel in RUNV_TEST_KERNEL and a static busybox in
+// /bin/busybox.
+
+func section(t testing.TB, f interface {
+	io.ReaderAt
+	Size() int64
+}) *io.SectionReader {
+	t.Helper()
+	return io.NewSectionReader(f, 0, f.Size())
+}
+
+func linuxKernel(t testing.TB) *io.SectionReader {
+	t.Helper()
+	path := os.Getenv("RUNV_TEST_KERNEL")
+	if path == "" {
+		t.Fatal("RUNV_TEST_KERNEL has to name a vmlinux")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return io.NewSectionReader(f, 0, st.Size())
+}
+
+// initrd makes a newc archive of busybox and an init script.
+func initrd(t testing.TB, script string) *io.SectionReader {
+	t.Helper()
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	ino := 0
+	add := func(name string, mode, rmajor, rminor int, data []byte) {
+		ino++
+		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
+			ino, mode, 0, 0, 1, 0, len(data), 0, 0, rmajor, rminor, len(name)+1, 0, name)
+		b.Write(make([]byte, -b.Len()&3))
+		b.Write(data)
+		b.Write(make([]byte, -b.Len()&3))
+	}
+	for _, dir := range []string{"bin", "proc", "sys", "dev"} {
+		add(dir, 0o40755, 0, 0, nil)
+	}
+	add("dev/console", 0o20600, 5, 1, nil)
+	add("bin/busybox", 0o100755, 0, 0, busybox)
+	add("init", 0o100755, 0, 0, []byte("#!/bin/busybox sh\nB=/bin/busybox\n"+script))
+	add("TRAILER!!!", 0, 0, 0, nil)
+	return section(t, bytes.NewReader(b.Bytes()))
+}
+
+// transcript is a console that remembers when each line came.
+type transcript struct {
+	mu    sync.Mutex
+	start time.Time
+	buf   bytes.Buffer
+	first time.Duration
+	lines []string
+}
+
+func (c *transcript) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first == 0 {
+		c.first = time.Since(c.start)
+	}
+	for _, x := range p {
+		c.buf.WriteByte(x)
+		if x == '\n' {
+			c.lines = append(c.lines, fmt.Sprintf("%8.1fms %s", float64(time.Since(c.start).Microseconds())/1000,
+				strings.TrimRight(c.buf.String(), "\r\n")))
+			c.buf.Reset()
+		}
+	}
+	return len(p), nil
+}
+
+func (c *transcript) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.Join(c.lines, "\n") + "\n" + c.buf.String()
+}
+
+type linuxRun struct {
+	out    *transcript
+	exit   Exit
+	stages string
+}
+
+// runLinux boots the kernel with an init script and waits for its end.
+func runLinux(t testing.TB, script string, change func(*Config)) linuxRun {
+	t.Helper()
+	out := &transcript{start: time.Now()}
+	var mu sync.Mutex
+	var stages strings.Builder
+	cfg := Config{
+		KVM:         openKVM(t),
+		Kernel:      linuxKernel(t),
+		Initrd:      initrd(t, script),
+		MemoryBytes: 512 << 20,
+		VCPUs:       2,
+		Devices: []virtio.Device{
+			console.New(console.Port{Console: true, Out: out}),
+			rng.New(rand.Reader),
+		},
+		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Trace: func(stage string) {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintf(&stages, "%8.1fms %s\n", float64(time.Since(out.start).Microseconds())/1000, stage)
+		},
+	}
+	cfg.KVM = openKVM(t)
+	if change != nil {
+		change(&cfg)
+	}
+	out.start = time.Now()
+	vm, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exit, err := vm.Run(t.Context())
+	if err != nil {
+		t.Fatalf("Run: %v\n%s", err, out)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	t.Logf("stages:\n%s", stages.String())
+	t.Logf("console:\n%s", out)
+	t.Logf("exit: %v", exit)
+	return linuxRun{out: out, exit: exit, stages: stages.String()}
+}
+
+func TestLinux(t *testing.T) {
+	r := runLinux(t, `
+echo init started
+$B mount -t proc proc /proc
+echo "cpus=$($B nproc) kernel=$($B uname -r)"
+$B cat /proc/interrupts
+$B grep -E 'model name|apicid|cpu cores|siblings' /proc/cpuinfo
+$B mount -t sysfs sys /sys; $B cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+$B head -c 64 /dev/hwrng | $B wc -c
+$B dmesg
+$B reboot -f
+`, func(c *Config) {
+		if extra := os.Getenv("RUNV_TEST_CMDLINE"); extra != "" {
+			c.Cmdline = extra
+		}
+	})
+	if r.exit.Reason != ExitReset {
+		t.Errorf("exit = %v; want a reset", r.exit)
+	}
+	for _, want := range []string{"cpus=2"} {
+		if !strings.Contains(r.out.String(), want) {
+			t.Errorf("the console lacks %q", want)
+		}
+	}
+}
+
+func TestLinuxPanic(t *testing.T) {
+	r := runLinux(t, "exit 3\n", nil)
+	if r.exit.Reason != ExitReset || !strings.Contains(r.out.String(), "Attempted to kill init") {
+		t.Errorf("exit = %v; want a reset after a panic", r.exit)
+	}
+}
