@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,8 +15,13 @@ import (
 // EventFD is a non-blocking, close-on-exec eventfd. It is safe for concurrent
 // use.
 type EventFD struct {
+	mu     sync.RWMutex // held for reading while fd is in use
+	fd     int
+	closed bool
+
+	// file makes fd known to the runtime's poller, from the first Wait on: the
+	// poller of one that is only signalled would wake up for nothing.
 	file *os.File
-	fd   int
 }
 
 var one = binary.NativeEndian.AppendUint64(nil, 1)
@@ -26,7 +32,7 @@ func New() (*EventFD, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd2", err)
 	}
-	return &EventFD{file: os.NewFile(uintptr(fd), "eventfd"), fd: fd}, nil
+	return &EventFD{fd: fd}, nil
 }
 
 // FD returns the file descriptor, for an ioctl; it stays owned by e and is
@@ -34,20 +40,34 @@ func New() (*EventFD, error) {
 func (e *EventFD) FD() int { return e.fd }
 
 // Signal adds one to the counter. It does not block: the counter holds more
-// than anyone can count to.
+// than anyone can count to. The error is os.ErrClosed once e is closed.
 func (e *EventFD) Signal() error {
-	if _, err := e.file.Write(one); err != nil {
-		return fmt.Errorf("signal: %w", err)
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.closed {
+		return fmt.Errorf("signal: %w", os.ErrClosed)
 	}
-	return nil
+	for {
+		_, err := unix.Write(e.fd, one)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("write", err)
+		}
+	}
 }
 
 // Wait blocks the goroutine, and no thread, until the counter is above zero,
 // and sets it back to zero. Several signals may be one wake-up. The error is
 // os.ErrClosed once e is closed.
 func (e *EventFD) Wait() error {
+	file := e.polled()
+	if file == nil {
+		return fmt.Errorf("wait: %w", os.ErrClosed)
+	}
 	var b [8]byte
-	n, err := e.file.Read(b[:])
+	n, err := file.Read(b[:])
 	if err != nil {
 		return fmt.Errorf("wait: %w", err)
 	}
@@ -57,5 +77,32 @@ func (e *EventFD) Wait() error {
 	return nil
 }
 
+// polled returns file, or nil if e is closed.
+func (e *EventFD) polled() *os.File {
+	e.mu.RLock()
+	file, closed := e.file, e.closed
+	e.mu.RUnlock()
+	if file != nil || closed {
+		return file
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.file == nil && !e.closed {
+		e.file = os.NewFile(uintptr(e.fd), "eventfd")
+	}
+	return e.file
+}
+
 // Close releases the descriptor and ends a pending Wait.
-func (e *EventFD) Close() error { return e.file.Close() }
+func (e *EventFD) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return os.ErrClosed
+	}
+	e.closed = true
+	if e.file != nil {
+		return e.file.Close()
+	}
+	return os.NewSyscallError("close", unix.Close(e.fd))
+}

@@ -3,6 +3,7 @@ package eventfd_test
 import (
 	"errors"
 	"os"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +71,49 @@ func TestCloseEndsWait(t *testing.T) {
 	if err := e.Signal(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Signal after Close = %v, want os.ErrClosed", err)
 	}
+}
+
+// TestCloseUnwaited closes what the poller has never seen.
+func TestCloseUnwaited(t *testing.T) {
+	e := open(t)
+	if err := e.Signal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(e.FD()), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+		t.Errorf("F_GETFD after Close = %v, want EBADF", err)
+	}
+	for name, err := range map[string]error{"Wait": e.Wait(), "Signal": e.Signal(), "Close": e.Close()} {
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%s after Close = %v, want os.ErrClosed", name, err)
+		}
+	}
+}
+
+func TestConcurrent(t *testing.T) {
+	e := open(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for e.Wait() == nil {
+			}
+		})
+		wg.Go(func() {
+			for e.Signal() == nil {
+			}
+		})
+	}
+	for range 1000 {
+		if err := e.Signal(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
 }
 
 func TestDescriptorFlags(t *testing.T) {
