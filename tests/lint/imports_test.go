@@ -47,7 +47,7 @@ var allowed = []struct {
 	// The guest's side knows neither the VMM nor the devices.
 	{"agent/guest/...", []string{"agent/guest/...", "agent/protocol"}},
 
-	{"guest-rootfs/...", []string{"guest-rootfs/..."}},
+	{"guest-rootfs/...", []string{"guest-rootfs/...", "agent/guest"}},
 	{"tests/...", []string{"tests/..."}},
 	{"kernel", nil},
 }
