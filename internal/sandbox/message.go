@@ -148,3 +148,6 @@ func expect(r io.Reader, kind string) error {
 }
 
 var errDied = errors.New("the VM process died")
+
+// Died tells whether err says that the VM process ended without a report.
+func Died(err error) bool { return errors.Is(err, errDied) }

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"github.com/urfave/cli/v2"
+
+	"runv.dev/runv/internal/spec"
+)
+
+func featuresCommand(*globals) *cli.Command {
+	return &cli.Command{
+		Name:  "features",
+		Usage: "print what is supported, as JSON",
+		Description: "The document is the features structure of the OCI runtime specification.\n\n" +
+			"Example:\n" +
+			"   runv features",
+		Action: func(*cli.Context) error { return printJSON(supported()) },
+	}
+}
+
+func supported() *features.Features {
+	yes, no := true, false
+	return &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		MountOptions:  spec.MountOptions(),
+		Linux: &features.Linux{
+			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "uts"},
+			Capabilities:    spec.Capabilities(),
+			Cgroup:          &features.Cgroup{V1: &no, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &no},
+			Apparmor:        &features.Apparmor{Enabled: &no},
+			Selinux:         &features.Selinux{Enabled: &no},
+			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			NetDevices:      &features.NetDevices{Enabled: &no},
+		},
+		Annotations: map[string]string{
+			"run.oci.runv.version": version,
+			"run.oci.runv.arch":    runtime.GOARCH,
+		},
+	}
+}
+
+// printVersion is what `runv --version` prints, in the form engines parse.
+func printVersion(c *cli.Context) {
+	fmt.Fprintf(c.App.Writer, "runv version %s\nspec: %s\ngo: %s\n", version, specs.Version, runtime.Version())
+}

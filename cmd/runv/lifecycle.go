@@ -1,0 +1,357 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/assets"
+	"runv.dev/runv/internal/container"
+	"runv.dev/runv/internal/sandbox"
+	"runv.dev/runv/internal/spec"
+)
+
+// creation is a container in the making, and then made.
+type creation struct {
+	g    *globals
+	opts createOptions
+	plan *spec.Plan
+
+	container *container.Container
+	process   *sandbox.Process
+	signals   chan os.Signal
+	terminal  *terminal // nil: the caller's stdio as it is
+}
+
+type createOptions struct {
+	id, bundle, pidFile, consoleSocket string
+	// foreground: this process stays and carries the terminal.
+	foreground bool
+}
+
+// killTimeout bounds the wait for a killed VM process to be gone.
+const killTimeout = 10 * time.Second
+
+// plan reads and validates the configuration and looks at what can be seen
+// without making anything.
+func (g *globals) plan(o createOptions) (*spec.Plan, error) {
+	if err := container.CheckID(o.id); err != nil {
+		return nil, err
+	}
+	s, err := spec.Load(o.bundle)
+	if err != nil {
+		return nil, err
+	}
+	host, err := hostFacts()
+	if err != nil {
+		return nil, err
+	}
+	plan, err := spec.New(s, o.bundle, host)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(o.bundle, spec.ConfigName), err)
+	}
+	for _, warning := range plan.Warnings {
+		g.log.Warn(warning)
+	}
+	return plan, nil
+}
+
+func hostFacts() (spec.Host, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return spec.Host{}, os.NewSyscallError("sysinfo", err)
+	}
+	return spec.Host{CPUs: runtime.NumCPU(), MemoryBytes: uint64(info.Totalram) * uint64(info.Unit)}, nil
+}
+
+// checkRootfs gives a clear reason before anything is made.
+func checkRootfs(path string) error {
+	f, err := os.OpenFile(path, unix.O_DIRECTORY, 0)
+	if err == nil {
+		_, err = f.Readdirnames(1)
+		f.Close()
+		if err != nil && err.Error() == "EOF" {
+			err = nil
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("root.path %s: no such directory: unpack a root file system there", path)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("root.path %s: not a directory", path)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("root.path %s: permission denied: it must be readable by root", path)
+	}
+	return fmt.Errorf("root.path %s: %w", path, err)
+}
+
+// create creates the container. If it fails, nothing is left. On success the
+// container is locked.
+func (g *globals) create(o createOptions) (_ *creation, err error) {
+	bundle, err := filepath.Abs(o.bundle)
+	if err != nil {
+		return nil, err
+	}
+	o.bundle = bundle
+	plan, err := g.plan(o)
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("needs root privileges: rootless containers are not supported: use sudo")
+	}
+	if err := checkRootfs(plan.Rootfs); err != nil {
+		return nil, err
+	}
+	if g.kernel == "" || g.initrd == "" {
+		guest, err := assets.Open()
+		if err != nil {
+			return nil, err
+		}
+		guest.Close()
+	}
+	kvm, err := openKVM()
+	if err != nil {
+		return nil, err
+	}
+	defer kvm.Close()
+
+	cr := &creation{g: g, opts: o, plan: plan, signals: make(chan os.Signal, 64)}
+	signal.Notify(cr.signals, forwarded()...)
+	signal.Ignore(unix.SIGPIPE)
+	if cr.terminal, err = openTerminal(plan, o); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			cr.terminal.Close()
+		}
+	}()
+	if cr.container, err = g.store().Create(o.id); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			cr.undo()
+		}
+	}()
+	if err := cr.launch(kvm); err != nil {
+		return nil, err
+	}
+	if err := cr.bootstrap(); err != nil {
+		return nil, err
+	}
+	return cr, nil
+}
+
+// launch makes the state, the cgroup, the socket and the VM process. The state
+// is written before each thing that would have to be removed.
+func (cr *creation) launch(kvm *os.File) error {
+	self, err := container.FindProcess(os.Getpid())
+	if err != nil {
+		return err
+	}
+	path := sandbox.CgroupPath(cr.plan.Cgroup, cr.opts.id)
+	cr.container.State = container.State{
+		ID:          cr.opts.id,
+		Bundle:      cr.opts.bundle,
+		Rootfs:      cr.plan.Rootfs,
+		Annotations: cr.plan.Spec.Annotations,
+		Created:     time.Now().UTC(),
+		Status:      specs.StateCreating,
+		Creator:     self,
+	}
+	if err := cr.container.Save(); err != nil {
+		return err
+	}
+	// Not ours before it is known to be free: see CreateCgroup.
+	cgroup, err := sandbox.CreateCgroup(cr.plan.Cgroup, path)
+	if err != nil {
+		return err
+	}
+	defer cgroup.Close()
+	if cgroup != nil {
+		cr.container.State.Cgroup = path
+		if err := cr.container.Save(); err != nil {
+			return err
+		}
+	}
+	agent, err := cr.container.ListenAgent()
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+	stdin, stdout, stderr := os.Stdin, os.Stdout, os.Stderr
+	if slave := cr.terminal.Slave(); slave != nil {
+		stdin, stdout, stderr = slave, slave, slave
+	}
+	cr.process, err = sandbox.Start(sandbox.Options{
+		ID:         cr.opts.id,
+		Namespaces: cr.plan.Namespaces,
+		Cgroup:     cgroup,
+		Stdin:      stdin, Stdout: stdout, Stderr: stderr,
+		ControlTTY: cr.terminal.Slave() != nil,
+		Agent:      agent,
+		KVM:        kvm,
+		Log:        cr.g.logFile,
+	})
+	if err != nil {
+		return err
+	}
+	if cr.container.State.Process, err = container.FindProcess(cr.process.Pid); err != nil {
+		return err
+	}
+	return cr.container.Save()
+}
+
+// bootstrap has the VM process create the container.
+func (cr *creation) bootstrap() error {
+	stop := cr.forward()
+	err := cr.process.Create(&sandbox.Bootstrap{
+		ID:      cr.opts.id,
+		Plan:    cr.plan,
+		Kernel:  cr.g.kernel,
+		Initrd:  cr.g.initrd,
+		Debug:   cr.g.debug,
+		LogJSON: cr.g.logFormat == "json",
+	})
+	stop()
+	if err != nil {
+		return cr.explain(err)
+	}
+	cr.container.State.Status = specs.StateCreated
+	if err := cr.container.Save(); err != nil {
+		return err
+	}
+	if cr.opts.pidFile != "" {
+		return writePIDFile(cr.opts.pidFile, cr.process.Pid)
+	}
+	return nil
+}
+
+// start starts the container's process.
+func (cr *creation) start() error {
+	if err := cr.process.Run(); err != nil {
+		return cr.explain(err)
+	}
+	cr.container.State.Status = specs.StateRunning
+	return cr.container.Save()
+}
+
+// explain adds to an error how the VM process ended, if it did so without a
+// word, and the exit status it asks for.
+func (cr *creation) explain(err error) error {
+	var failure *sandbox.Failure
+	if errors.As(err, &failure) {
+		return &exitError{status: failure.Status, err: err}
+	}
+	if !sandbox.Died(err) {
+		return err
+	}
+	state, waitErr := cr.process.Wait()
+	if waitErr != nil {
+		return err
+	}
+	cr.container.State.Process = container.Process{}
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return fmt.Errorf("%w: killed by signal %v", err, ws.Signal())
+	}
+	return fmt.Errorf("%w with exit status %d", err, state.ExitCode())
+}
+
+// forward passes the signals that this process gets on to the VM process, until
+// stop is called.
+func (cr *creation) forward() (stop func()) {
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case s := <-cr.signals:
+				_ = cr.process.Signal(s) // it may have ended
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
+}
+
+// forwarded are the signals for the container. SIGCHLD and SIGURG are this
+// process's own, SIGPIPE is ignored, and the rest cannot be caught.
+func forwarded() []os.Signal {
+	list := []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM,
+		unix.SIGCONT, unix.SIGTSTP, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
+	}
+	const realtimeMin, realtimeMax = 34, 64
+	for n := realtimeMin; n <= realtimeMax; n++ {
+		list = append(list, syscall.Signal(n))
+	}
+	return list
+}
+
+// undo removes a container that was not created.
+func (cr *creation) undo() {
+	if cr.process != nil {
+		_ = cr.process.Kill() // it may have ended
+		_, _ = cr.process.Wait()
+		cr.process.Release()
+	}
+	if err := cr.destroy(); err != nil {
+		cr.g.log.Error("clean up", "err", err)
+	}
+}
+
+func (cr *creation) destroy() error { return destroy(cr.container) }
+
+// destroy removes what a container has on the host. No process of it may be
+// left that is not in its cgroup.
+func destroy(c *container.Container) error {
+	if err := sandbox.RemoveCgroup(c.State.Cgroup); err != nil {
+		return errors.Join(err, c.Unlock())
+	}
+	return c.Remove()
+}
+
+// wait waits for the VM process and has the container's exit status.
+func (cr *creation) wait() (int, error) {
+	stop := cr.forward()
+	state, err := cr.process.Wait()
+	stop()
+	if err != nil {
+		return 0, err
+	}
+	ws, ok := state.Sys().(syscall.WaitStatus)
+	if ok && ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return state.ExitCode(), nil
+}
+
+// writePIDFile replaces the file as a whole: whoever waits for it reads a pid.
+func writePIDFile(path string, pid int) error {
+	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	if err := os.WriteFile(temp, fmt.Appendf(nil, "%d", pid), 0o644); err != nil {
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		os.Remove(temp)
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	return nil
+}

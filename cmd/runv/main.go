@@ -1,0 +1,98 @@
+// The VM process may sit in a cgroup of the engine's; how many threads run Go
+// code does not follow it, and no descriptor of it is kept open.
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
+// Command runv is an OCI runtime whose containers are virtual machines.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"runv.dev/runv/internal/vmprocess"
+)
+
+// version is set by the build.
+var version = "devel"
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "vm" {
+		// Started by create and run: see package sandbox.
+		os.Exit(vmprocess.Main())
+	}
+	os.Exit(run(os.Args))
+}
+
+// run runs one verb and has the exit status.
+func run(args []string) int {
+	var g globals
+	err := newApp(&g).Run(args)
+	if err == nil {
+		return 0
+	}
+	status := 1
+	var exit *exitError
+	if asExit(err, &exit) {
+		status = exit.status
+	}
+	if err := errorOf(err); err != nil {
+		g.report(err)
+	}
+	return status
+}
+
+func newApp(g *globals) *cli.App {
+	cli.VersionPrinter = printVersion
+	cli.VersionFlag = &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}
+	return &cli.App{
+		Name:      "runv",
+		Usage:     "run OCI containers as microVMs",
+		UsageText: "runv [global options] command [options] [arguments]",
+		Description: "A container of runv is a small virtual machine with a Linux kernel of its own.\n" +
+			"Use it like runc: an engine calls it (podman --runtime runv …), or you do:\n\n" +
+			"   mkdir -p bundle/rootfs && cd bundle\n" +
+			"   tar -C rootfs -xf image.tar        # any root file system\n" +
+			"   runv spec                          # writes config.json\n" +
+			"   runv run mycontainer",
+		Version:                   version,
+		Flags:                     g.flags(),
+		Before:                    g.before,
+		Commands:                  commands(g),
+		HideHelpCommand:           true,
+		CommandNotFound:           nil,
+		OnUsageError:              usageError,
+		ExitErrHandler:            func(*cli.Context, error) {},
+		DisableSliceFlagSeparator: true,
+		UseShortOptionHandling:    false,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("%s: no such command: `runv --help` lists them", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+}
+
+func commands(g *globals) []*cli.Command {
+	list := []*cli.Command{
+		runCommand(g), createCommand(g), startCommand(g), stateCommand(g), killCommand(g), deleteCommand(g),
+		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g),
+	}
+	for _, command := range list {
+		command.OnUsageError = usageError
+		command.HideHelpCommand = true
+	}
+	return list
+}
+
+// usageError keeps the help text off stderr: engines show the last line.
+func usageError(c *cli.Context, err error, _ bool) error {
+	name := "runv"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "runv" {
+		name += " " + c.Command.Name
+	}
+	return fmt.Errorf("%w: see `%s --help`", err, name)
+}

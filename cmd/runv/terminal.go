@@ -1,0 +1,126 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// terminal is the terminal of a container, seen from the host: the caller's own,
+// in raw mode, or a new one whose master goes to the console socket.
+type terminal struct {
+	slave *os.File // nil: the caller's own
+	saved *unix.Termios
+}
+
+// openTerminal prepares the terminal; it is nil if the container has none.
+func openTerminal(plan *spec.Plan, o createOptions) (*terminal, error) {
+	switch {
+	case !plan.Terminal && o.consoleSocket != "":
+		return nil, errors.New("--console-socket: process.terminal is false in config.json: set it to true or leave the option out")
+	case !plan.Terminal:
+		return nil, nil
+	case o.consoleSocket != "":
+		return newTerminal(plan, o.consoleSocket)
+	case !o.foreground:
+		return nil, errors.New("process.terminal is true: give --console-socket, for somebody must hold the terminal (or set it to false)")
+	}
+	saved, err := makeRaw(os.Stdin)
+	if err != nil {
+		return nil, errors.New("process.terminal is true, but stdin is not a terminal: set it to false in config.json, or use --console-socket")
+	}
+	return &terminal{saved: saved}, nil
+}
+
+// makeRaw puts a terminal into raw mode, as cfmakeraw(3) does, and gives back
+// its settings.
+func makeRaw(f *os.File) (*unix.Termios, error) {
+	saved, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return nil, os.NewSyscallError("tcgetattr", err)
+	}
+	raw := *saved
+	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	raw.Oflag &^= unix.OPOST
+	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
+	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, &raw); err != nil {
+		return nil, os.NewSyscallError("tcsetattr", err)
+	}
+	return saved, nil
+}
+
+// newTerminal makes a pseudo-terminal and sends its master to the socket.
+func newTerminal(plan *spec.Plan, socket string) (*terminal, error) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make a terminal: %w", err)
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		return nil, fmt.Errorf("make a terminal: %w", os.NewSyscallError("TIOCSPTLCK", err))
+	}
+	number, err := unix.IoctlGetUint32(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		return nil, fmt.Errorf("make a terminal: %w", os.NewSyscallError("TIOCGPTN", err))
+	}
+	name := fmt.Sprintf("/dev/pts/%d", number)
+	slave, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make a terminal: %w", err)
+	}
+	t := &terminal{slave: slave}
+	// The line discipline is in the guest; here bytes pass as they are.
+	if _, err := makeRaw(slave); err != nil {
+		t.Close()
+		return nil, err
+	}
+	if size := plan.Spec.Process.ConsoleSize; size != nil && size.Width != 0 && size.Height != 0 {
+		ws := unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)}
+		if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &ws); err != nil {
+			t.Close()
+			return nil, os.NewSyscallError("TIOCSWINSZ", err)
+		}
+	}
+	if err := sendTerminal(socket, name, master); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("--console-socket %s: %w", socket, err)
+	}
+	return t, nil
+}
+
+// sendTerminal passes the master with its name, in one message.
+func sendTerminal(socket, name string, master *os.File) error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, _, err = conn.WriteMsgUnix([]byte(name), unix.UnixRights(int(master.Fd())), nil)
+	return err
+}
+
+// Slave is what the VM process has as stdio; nil: the caller's own stdio.
+func (t *terminal) Slave() *os.File {
+	if t == nil {
+		return nil
+	}
+	return t.slave
+}
+
+// Close restores the caller's terminal, or lets go of the new one.
+func (t *terminal) Close() {
+	switch {
+	case t == nil:
+	case t.slave != nil:
+		t.slave.Close()
+	case t.saved != nil:
+		_ = unix.IoctlSetTermios(int(os.Stdin.Fd()), unix.TCSETS, t.saved) // it may be gone
+	}
+}
