@@ -211,6 +211,10 @@ func BenchmarkDial(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		c.CloseWrite()
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			b.Fatal(err)
+		}
 		c.Close()
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"runv.dev/runv/internal/eventfd"
 	"runv.dev/runv/internal/guestmem"
 	"runv.dev/runv/virtio"
@@ -63,6 +65,7 @@ type guestOptions struct {
 	noSeqpacket    bool
 	noEventIdx     bool
 	noReceive      bool // post no receive buffers
+	racy           bool // the guest writes while the device reads
 }
 
 func newGuest(tb testing.TB, dev *Device, o guestOptions) *fakeGuest {
@@ -83,7 +86,19 @@ func newGuest(tb testing.TB, dev *Device, o guestOptions) *fakeGuest {
 	for _, n := range sizes {
 		total += page(int(virtiotest.RingBytes(o.entries))) + int(o.entries)*page(n)
 	}
-	g.mem = virtiotest.Memory(total, 0)
+	if o.racy {
+		// Outside of Go's memory the race detector does not mind.
+		b, err := unix.Mmap(-1, 0, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { unix.Munmap(b) })
+		if g.mem, err = guestmem.New(guestmem.Region{Data: b}); err != nil {
+			tb.Fatal(err)
+		}
+	} else {
+		g.mem = virtiotest.Memory(total, 0)
+	}
 	a := virtio.Activation{Mem: g.mem, Fail: func(err error) { g.failed <- err }, ConfigChanged: func() {}}
 	if !o.noSeqpacket {
 		a.Features |= featureSeqpacket
