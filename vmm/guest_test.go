@@ -40,13 +40,16 @@ func tinyKernel(t testing.TB, code []byte) *io.SectionReader {
 	return io.NewSectionReader(bytes.NewReader(b.Bytes()), 0, int64(b.Len()))
 }
 
-// openKVM fails the test where there is no KVM at all: /dev/kvm of any kind
-// runs these guests.
+// openKVM opens /dev/kvm: one of any kind runs these guests. Where there is
+// none the tests have to be repeated on the test host, which always has one.
 func openKVM(t testing.TB) *os.File {
 	t.Helper()
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
-		t.Fatalf("these tests need KVM: %v", err)
+		if os.Getenv("RUNV_IN_TESTHOST") != "" {
+			t.Fatal(err)
+		}
+		t.Skipf("no KVM here; runs on the test host: %v", err)
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
