@@ -16,7 +16,7 @@ import (
 // hostKernel is a distribution kernel unpacked in the cache.
 type hostKernel struct {
 	version string // as in uname -r
-	image   string // bzImage
+	image   string // bzImage, or the ELF file inside
 	dir     string // the directory that holds lib/modules
 }
 
@@ -30,9 +30,19 @@ const kernelPrefix = "linux-image-"
 // ensureKernel returns the cached kernel, or downloads Debian's generic one.
 // The cloud flavour has no 9p.
 func ensureKernel(cache string) (*hostKernel, error) {
-	if k, err := cachedKernel(cache); err != nil || k != nil {
-		return k, err
+	k, err := cachedKernel(cache)
+	if err == nil && k == nil {
+		k, err = downloadKernel(cache)
 	}
+	if err != nil {
+		return nil, err
+	}
+	elf := filepath.Join(filepath.Dir(k.image), "vmlinux-"+k.version)
+	k.image, err = uncompressedImage(k.image, elf)
+	return k, err
+}
+
+func downloadKernel(cache string) (*hostKernel, error) {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return nil, errors.New("the emulated host runs Debian's kernel and there is no apt-get to download it with")
 	}
@@ -190,10 +200,8 @@ func moduleData(file string) ([]byte, error) {
 		if !strings.HasSuffix(file, suffix) {
 			continue
 		}
-		if _, err := exec.LookPath(tool[0]); err != nil {
-			if err := aptInstall("", tool[1]); err != nil {
-				return nil, err
-			}
+		if err := ensureTool(tool[0], tool[1]); err != nil {
+			return nil, err
 		}
 		out, err := exec.Command(tool[0], "-dc", file).Output()
 		if err != nil {

@@ -59,10 +59,8 @@ func ensureTools() error {
 		}
 	}
 	for program, pkg := range map[string]string{"modprobe": "kmod", "depmod": "kmod", "dpkg": "dpkg"} {
-		if _, err := lookTool(program); err != nil {
-			if err := aptInstall("", pkg); err != nil {
-				return err
-			}
+		if err := ensureTool(program, pkg); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -137,6 +138,33 @@ func TestCPIO(t *testing.T) {
 	}
 	if want := []string{"a", "a/b", "a/b/x", "a/y", "TRAILER!!!"}; !reflect.DeepEqual(names, want) {
 		t.Errorf("entries %q, want %q", names, want)
+	}
+}
+
+func TestBZImagePayload(t *testing.T) {
+	image := func(sectors byte, offset, length uint32, size int) []byte {
+		b := make([]byte, size)
+		b[0x1f1] = sectors
+		copy(b[0x202:], "HdrS\x0f\x02")
+		binary.LittleEndian.PutUint32(b[0x248:], offset)
+		binary.LittleEndian.PutUint32(b[0x24c:], length)
+		return b
+	}
+	good := image(1, 16, 12, 2048)
+	copy(good[2*512+16:], "payload+size")
+	if p, err := bzImagePayload(good); err != nil || string(p) != "payload+size" {
+		t.Errorf("payload %q, error %v", p, err)
+	}
+	for name, b := range map[string][]byte{
+		"short":          make([]byte, 100),
+		"no header":      make([]byte, 2048),
+		"beyond the end": image(1, 16, 2000, 2048),
+		"wraps":          image(1, 1<<32-1, 1<<32-1, 2048),
+		"empty":          image(1, 16, 0, 2048),
+	} {
+		if p, err := bzImagePayload(b); err == nil {
+			t.Errorf("%s: payload of %d bytes", name, len(p))
+		}
 	}
 }
 

@@ -121,7 +121,8 @@ func qemuArgs(o *options, k *hostKernel) []string {
 		"-cpu", "EPYC,+svm,+npt",
 		"-m", strconv.Itoa(o.memoryMiB), "-smp", strconv.Itoa(o.cpus),
 		"-kernel", k.image, "-initrd", "/proc/self/fd/5",
-		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off",
+		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off" +
+			" nokaslr rcupdate.rcu_expedited=1 cryptomgr.notests=1 apparmor=0 audit=0 nowatchdog",
 		"-chardev", "socket,id=console,fd=4", "-serial", "chardev:console",
 		"-device", "virtio-serial-pci,max_ports=2",
 		"-chardev", "socket,id=control,fd=3",
