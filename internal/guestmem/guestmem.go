@@ -85,7 +85,6 @@ func (m *Memory) Slice(addr, n uint64) ([]byte, error) {
 // guest, it does not see ReadAt and WriteAt either.
 //
 //go:noinline
-//go:norace
 func (m *Memory) ReadAt(p []byte, addr uint64) error {
 	b, err := m.Slice(addr, uint64(len(p)))
 	if err != nil {
@@ -98,7 +97,6 @@ func (m *Memory) ReadAt(p []byte, addr uint64) error {
 // WriteAt copies p to addr.
 //
 //go:noinline
-//go:norace
 func (m *Memory) WriteAt(p []byte, addr uint64) error {
 	b, err := m.Slice(addr, uint64(len(p)))
 	if err != nil {

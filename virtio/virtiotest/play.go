@@ -13,6 +13,9 @@ import (
 // of script say, from requests as they should be to writes of registers,
 // rings, descriptors and buffers at any moment. Whatever that was, the device
 // has to be usable after a reset, or the test fails.
+//
+// A script may have the driver write what the device is reading, so fuzzing is
+// not for the race detector; seeds should be fit for it.
 func Play(tb testing.TB, dev virtio.Device, opt Options, script []byte) {
 	tb.Helper()
 	if opt.MemoryBytes == 0 {
