@@ -46,7 +46,7 @@ func openKVM(t testing.TB) *os.File {
 	t.Helper()
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
-		if os.Getenv("RUNV_IN_TESTHOST") != "" {
+		if os.Getenv("RUNV_IN_TEST_HOST") != "" {
 			t.Fatal(err)
 		}
 		t.Skipf("no KVM here; runs on the test host: %v", err)

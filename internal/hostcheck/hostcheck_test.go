@@ -164,7 +164,7 @@ func TestRun(t *testing.T) {
 func TestProbeLimit(t *testing.T) {
 	f, err := (host{root: "/"}).openDevice()
 	if err != nil {
-		if os.Getenv("RUNV_IN_TESTHOST") != "" {
+		if os.Getenv("RUNV_IN_TEST_HOST") != "" {
 			t.Fatal(err)
 		}
 		t.Skipf("no KVM here; runs on the test host: %v", err)
