@@ -138,12 +138,10 @@ func openNamespaces(list []spec.Namespace, sys *syscall.SysProcAttr) ([]joined, 
 	return join, nil
 }
 
-// startIn starts a process that is in the given namespaces. The thread which
-// joins them is thrown away afterwards: the goroutine ends without unlocking it.
+// startIn starts a process that is in the given namespaces and whose privileges
+// cannot grow. What is to be inherited is set on the calling thread, which is
+// thrown away afterwards: the goroutine ends without unlocking it.
 func startIn(join []joined, argv []string, attr *os.ProcAttr) (*os.Process, error) {
-	if len(join) == 0 {
-		return os.StartProcess("/proc/self/exe", argv, attr)
-	}
 	type result struct {
 		process *os.Process
 		err     error
@@ -156,6 +154,10 @@ func startIn(join []joined, argv []string, attr *os.ProcAttr) (*os.Process, erro
 				done <- result{err: fmt.Errorf("join %s: %w", ns.name, os.NewSyscallError("setns", err))}
 				return
 			}
+		}
+		if err := limitPrivileges(); err != nil {
+			done <- result{err: err}
+			return
 		}
 		process, err := os.StartProcess("/proc/self/exe", argv, attr)
 		done <- result{process, err}
@@ -201,6 +203,11 @@ func Inherit() (*Inherited, error) {
 	for fd := syncFD; fd <= logFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
+	// Before anything else is opened, which would get this number.
+	var log *os.File
+	if _, err := unix.FcntlInt(logFD, unix.F_GETFD, 0); err == nil {
+		log = os.NewFile(logFD, "log")
+	}
 	file := os.NewFile(syncFD, "sync")
 	conn, err := net.FileConn(file)
 	file.Close()
@@ -219,9 +226,5 @@ func Inherit() (*Inherited, error) {
 	}
 	// The path is in the runtime's file system, not in ours.
 	agent.SetUnlinkOnClose(false)
-	in := &Inherited{Sync: &Sync{conn: conn}, Agent: agent, KVM: os.NewFile(kvmFD, "/dev/kvm")}
-	if _, err := unix.FcntlInt(logFD, unix.F_GETFD, 0); err == nil {
-		in.Log = os.NewFile(logFD, "log")
-	}
-	return in, nil
+	return &Inherited{Sync: &Sync{conn: conn}, Agent: agent, KVM: os.NewFile(kvmFD, "/dev/kvm"), Log: log}, nil
 }

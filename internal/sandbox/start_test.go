@@ -48,6 +48,10 @@ func child(name string) int {
 	case "fails":
 		s.Failed(errors.New("no luck"), 127)
 		return 5
+	case "nolog":
+		if in.Log != nil {
+			return 9
+		}
 	case "dies":
 		return 6
 	case "abandoned":
@@ -149,6 +153,11 @@ func TestStartStepByStep(t *testing.T) {
 	if code := exitOf(t, p); code != 42 {
 		t.Errorf("exit status %d; want 42", code)
 	}
+}
+
+func TestStartWithoutLog(t *testing.T) {
+	p, _ := launch(t, "nolog", func(o *Options) { o.Log = nil })
+	must(t, p.Create(bootstrap()))
 }
 
 func TestStartFailures(t *testing.T) {

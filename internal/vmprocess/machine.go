@@ -51,6 +51,7 @@ func (p *process) assemble() (*machine, error) {
 		return nil, err
 	}
 	defer guest.Close()
+	p.trace("bootstrapped")
 	root, err := sandbox.Compose(plan)
 	if err != nil {
 		return nil, err
