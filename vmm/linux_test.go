@@ -117,6 +117,11 @@ type linuxRun struct {
 // runLinux boots the kernel with an init script and waits for its end.
 func runLinux(t testing.TB, script string, change func(*Config)) linuxRun {
 	t.Helper()
+	return runLinuxVM(t, script, change, nil)
+}
+
+func runLinuxVM(t testing.TB, script string, change func(*Config), before func(*VM)) linuxRun {
+	t.Helper()
 	out := &transcript{start: time.Now()}
 	var mu sync.Mutex
 	var stages strings.Builder
@@ -137,7 +142,6 @@ func runLinux(t testing.TB, script string, change func(*Config)) linuxRun {
 			fmt.Fprintf(&stages, "%8.1fms %s\n", float64(time.Since(out.start).Microseconds())/1000, stage)
 		},
 	}
-	cfg.KVM = openKVM(t)
 	if change != nil {
 		change(&cfg)
 	}
@@ -145,6 +149,9 @@ func runLinux(t testing.TB, script string, change func(*Config)) linuxRun {
 	vm, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if before != nil {
+		before(vm)
 	}
 	exit, err := vm.Run(t.Context())
 	if err != nil {
@@ -160,24 +167,38 @@ func runLinux(t testing.TB, script string, change func(*Config)) linuxRun {
 
 func TestLinux(t *testing.T) {
 	r := runLinux(t, `
-echo init started
 $B mount -t proc proc /proc
-echo "cpus=$($B nproc) kernel=$($B uname -r)"
-$B cat /proc/interrupts
-$B grep -E 'model name|apicid|cpu cores|siblings' /proc/cpuinfo
-$B mount -t sysfs sys /sys; $B cat /sys/devices/system/clocksource/clocksource0/current_clocksource
-$B head -c 64 /dev/hwrng | $B wc -c
+$B mount -t sysfs sys /sys
+$B mount -t devtmpfs dev /dev
+echo "cpus=$($B nproc) hwrng=$($B head -c 64 /dev/hwrng | $B wc -c)"
+echo "$($B grep -c '^apicid.*: [01]$' /proc/cpuinfo) ids, $($B grep -c 'edge *virtio' /proc/interrupts) interrupts"
+$B cat /proc/cmdline /proc/interrupts
 $B dmesg
 $B reboot -f
-`, func(c *Config) {
-		if extra := os.Getenv("RUNV_TEST_CMDLINE"); extra != "" {
-			c.Cmdline = extra
-		}
-	})
+`, func(c *Config) { c.Cmdline = os.Getenv("RUNV_TEST_CMDLINE") })
 	if r.exit.Reason != ExitReset {
 		t.Errorf("exit = %v; want a reset", r.exit)
 	}
-	for _, want := range []string{"cpus=2"} {
+	for _, want := range []string{"cpus=2 hwrng=64", "2 ids, 2 interrupts", "crng init done"} {
+		if !strings.Contains(r.out.String(), want) {
+			t.Errorf("the console lacks %q", want)
+		}
+	}
+}
+
+// TestLinuxLarge has more processors than the host and memory on both sides of
+// the gap.
+func TestLinuxLarge(t *testing.T) {
+	r := runLinux(t, `
+$B mount -t proc proc /proc
+[ $($B awk '/^MemTotal/{print $2}' /proc/meminfo) -gt 4700000 ] && echo memory is there
+echo "cpus=$($B nproc)"
+$B reboot -f
+`, func(c *Config) {
+		c.VCPUs = 8
+		c.MemoryBytes = 5 << 30
+	})
+	for _, want := range []string{"memory is there", "cpus=8"} {
 		if !strings.Contains(r.out.String(), want) {
 			t.Errorf("the console lacks %q", want)
 		}
@@ -188,5 +209,52 @@ func TestLinuxPanic(t *testing.T) {
 	r := runLinux(t, "exit 3\n", nil)
 	if r.exit.Reason != ExitReset || !strings.Contains(r.out.String(), "Attempted to kill init") {
 		t.Errorf("exit = %v; want a reset after a panic", r.exit)
+	}
+}
+
+// TestLinuxTripleFault reboots the way that leaves KVM no other word for it.
+func TestLinuxTripleFault(t *testing.T) {
+	r := runLinux(t, "$B reboot -f\n", func(c *Config) { c.Cmdline = "reboot=t" })
+	if r.exit.Reason != ExitShutdown {
+		t.Errorf("exit = %v; want a triple fault", r.exit)
+	}
+}
+
+// TestLinuxPause stops a busy guest over and over: it finishes its work all the
+// same, on both processors, and does not complain about lost time.
+func TestLinuxPause(t *testing.T) {
+	var vm *VM
+	done := make(chan struct{})
+	r := runLinuxVM(t, `
+$B mount -t proc proc /proc
+work() { i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo done; }
+work & work & wait
+$B dmesg | $B grep -E 'stall|lockup|unstable'
+$B reboot -f
+`, nil, func(v *VM) {
+		vm = v
+		go func() {
+			defer close(done)
+			for i := 0; ; i++ {
+				if err := vm.Pause(); err != nil {
+					return
+				}
+				time.Sleep(time.Duration(i%10) * time.Millisecond)
+				if err := vm.Resume(); err != nil {
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}()
+	})
+	<-done
+	out := r.out.String()
+	if r.exit.Reason != ExitReset || strings.Count(out, "done") != 2 {
+		t.Errorf("exit = %v", r.exit)
+	}
+	for _, bad := range []string{"stall", "lockup", "unstable"} {
+		if strings.Contains(out, bad) {
+			t.Errorf("the console has %q", bad)
+		}
 	}
 }

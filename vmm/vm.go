@@ -69,6 +69,11 @@ func New(cfg Config) (*VM, error) {
 // milliseconds once there is an interrupt chip, and loading the kernel is the
 // longest part that needs nothing of KVM.
 func (vm *VM) build() error {
+	addProcs(vm.cfg.VCPUs)
+	vm.onClose(func() error {
+		addProcs(-vm.cfg.VCPUs)
+		return nil
+	})
 	var err error
 	if vm.ram, err = newRAM(vm.cfg.MemoryBytes); err != nil {
 		return err

@@ -197,12 +197,15 @@ func TestNothingLeft(t *testing.T) {
 		}
 	}
 	cycle() // what the Go runtime keeps
-	fds, threads := countDir(t, "/proc/self/fd"), countVCPUThreads(t)
+	fds, threads, procs := countDir(t, "/proc/self/fd"), countVCPUThreads(t), runtime.GOMAXPROCS(0)
 	for range 20 {
 		cycle()
 	}
 	if n := countDir(t, "/proc/self/fd"); n > fds {
 		t.Errorf("%d descriptors; %d before", n, fds)
+	}
+	if n := runtime.GOMAXPROCS(0); n != procs {
+		t.Errorf("GOMAXPROCS is %d; %d before", n, procs)
 	}
 	for try := 0; countVCPUThreads(t) > threads; try++ { // exiting threads linger a moment
 		if try == 100 {
