@@ -9,12 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 
 	"runv.dev/runv/agent/protocol"
@@ -40,8 +42,13 @@ type Client struct {
 	closeOnce sync.Once
 }
 
+// quiet silences the RPC library's own log, which writes to standard error what
+// a guest can provoke.
+var quiet = sync.OnceFunc(func() { log.L.Logger.SetOutput(io.Discard) })
+
 // New connects to the agent behind dial.
 func New(ctx context.Context, dial Dialer) (*Client, error) {
+	quiet()
 	conn, err := dial(ctx, protocol.ControlPort)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the agent: %w", err)

@@ -115,13 +115,15 @@ func (c *Client) openStream(ctx context.Context, t protocol.Token) (net.Conn, er
 	return conn, nil
 }
 
-// Close closes the streams that are open.
+// Close closes the streams that are open; it may be called again.
 func (s *Stdio) Close() error {
 	var errs []error
-	for _, conn := range []*net.Conn{&s.Stdin, &s.Stdout, &s.Stderr, &s.Terminal} {
-		if *conn != nil {
-			errs = append(errs, (*conn).Close())
-			*conn = nil
+	for _, conn := range []net.Conn{s.Stdin, s.Stdout, s.Stderr, s.Terminal} {
+		if conn == nil {
+			continue
+		}
+		if err := conn.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

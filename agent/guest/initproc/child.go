@@ -23,7 +23,7 @@ func Main(kind string) {
 	unix.CloseOnExec(SocketFD)
 	c := &child{socket: socket, kind: kind}
 	err := c.run()
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 		os.Exit(0) // the agent has no use for this child
 	}
 	if Send(socket, &Report{Failure: Fail(err)}) != nil {
