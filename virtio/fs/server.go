@@ -47,7 +47,8 @@ type server struct {
 	log   *slog.Logger
 	noise limiter
 
-	ready atomic.Bool // between INIT and DESTROY
+	ready  atomic.Bool // between INIT and DESTROY
+	panics atomic.Int64
 }
 
 func newServer(fsys *passthrough.FS, log *slog.Logger) (*server, error) {
@@ -327,7 +328,9 @@ func (s *server) complain(what string, r *request) {
 	}
 }
 
+// panicked keeps a mistake of ours from ending the VM.
 func (s *server) panicked(p any) fuse.Status {
+	s.panics.Add(1)
 	if n, ok := s.noise.allow(); ok {
 		s.log.Error("virtio-fs: a request failed", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "unreported", n)
 	}
