@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -29,6 +30,7 @@ kernelrelease:
 vmlinux:
 	echo x >>$(FAKE_COUNT)
 	test -z "$(FAKE_FAIL)"
+	test -z "$(FAKE_SLEEP)" || { echo $$$$ >"$(FAKE_SLEEP)"; exec sleep 600; }
 	cat .config fake.c $(wildcard net/tsi/*.c) | sed 's/^\(CONFIG_[A-Z_]*\)=.*/int \1;/' >all.c
 	$(CC) -x c -fPIC -shared -nostdlib all.c -o vmlinux
 mrproper:
@@ -76,13 +78,19 @@ func (e *env) write(path, text string) {
 	}
 }
 
-// run starts kernel/build with the given arguments and VAR=value settings.
-func (e *env) run(args []string, vars ...string) (stdout, stderr string, err error) {
+// command is kernel/build with the given arguments and VAR=value settings.
+func (e *env) command(args []string, vars ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(e.kernel, "build"), args...)
 	cmd.Env = append(os.Environ(),
 		"XDG_CACHE_HOME="+e.cache, "KERNEL_SRC="+e.tree, "KERNEL_SHA256=", "CC=",
-		"FAKE_COUNT="+e.count, "FAKE_DROP=", "FAKE_FORCE=", "FAKE_FAIL=")
+		"FAKE_COUNT="+e.count, "FAKE_DROP=", "FAKE_FORCE=", "FAKE_FAIL=", "FAKE_SLEEP=")
 	cmd.Env = append(cmd.Env, vars...)
+	return cmd
+}
+
+// run is command, run to its end.
+func (e *env) run(args []string, vars ...string) (stdout, stderr string, err error) {
+	cmd := e.command(args, vars...)
 	var o, r bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &o, &r
 	err = cmd.Run()
@@ -331,6 +339,41 @@ func TestConcurrentBuildsCompileOnce(t *testing.T) {
 	if n := e.compiled(); n != 1 {
 		t.Errorf("%d compilations, want 1", n)
 	}
+}
+
+func TestTerminatedBuildLeavesNothing(t *testing.T) {
+	e := newEnv(t)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	cmd := e.command(nil, "FAKE_SLEEP="+pidFile)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	for deadline := time.Now().Add(time.Minute); pid == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the compilation did not start")
+		}
+		data, err := os.ReadFile(pidFile)
+		if err == nil && bytes.HasSuffix(data, []byte("\n")) {
+			if _, err := fmt.Sscan(string(data), &pid); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 143 {
+		t.Errorf("build: %v, want exit status 143", err)
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the compilation is still there: kill(%d, 0) = %v", pid, err)
+	}
+	if left := e.glob("work.*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	e.build()
 }
 
 func TestEqualOutputKeepsItsTime(t *testing.T) {
