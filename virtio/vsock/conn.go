@@ -144,6 +144,13 @@ func (c *Conn) Close() error {
 	return nil
 }
 
+// Abort closes the connection with a reset: what the guest has not read may be
+// lost to it, and it knows.
+func (c *Conn) Abort() error {
+	c.reset(net.ErrClosed)
+	return c.Close()
+}
+
 // CloseRead ends the receiving direction: the guest gets EPIPE when it sends.
 // What has been received is dropped, and Read returns io.EOF.
 func (c *Conn) CloseRead() error { return c.closeHalf(ShutdownReceive) }
@@ -189,19 +196,11 @@ func (c *Conn) shutdown(how uint32) {
 	c.pending |= pendShutdown
 	if c.shut == shutdownBoth {
 		c.state = stateClosing
-		c.timer = time.AfterFunc(c.dev.closeTimeout, c.closeTimedOut)
+		c.timer = time.AfterFunc(c.dev.closeTimeout, func() { c.reset(net.ErrClosed) })
 		c.dev.mu.Lock()
 		c.dev.closing.pushBack(&c.closing)
 		c.dev.mu.Unlock()
 	}
-}
-
-func (c *Conn) closeTimedOut() {
-	c.mu.Lock()
-	out := c.die(net.ErrClosed, true)
-	release := c.releaseSlot()
-	c.mu.Unlock()
-	c.dev.settle(c, out, release)
 }
 
 // outcome is what is left to do for a connection after its mutex was released;
@@ -231,10 +230,15 @@ func (c *Conn) die(err error, reset bool) outcome {
 	return outcome{dead: true, reset: reset}
 }
 
-// abort ends the connection from outside, without a word to the guest.
-func (c *Conn) abort(err error) {
+// abandon ends the connection without a word to the guest.
+func (c *Conn) abandon(err error) { c.end(err, false) }
+
+// reset ends the connection and tells the guest.
+func (c *Conn) reset(err error) { c.end(err, true) }
+
+func (c *Conn) end(err error, reset bool) {
 	c.mu.Lock()
-	out := c.die(err, false)
+	out := c.die(err, reset)
 	release := c.releaseSlot()
 	c.mu.Unlock()
 	c.dev.settle(c, out, release)

@@ -226,7 +226,7 @@ func (d *Device) Reset() {
 	case <-time.After(resetTimeout):
 		d.log.Error("vsock: queues still busy after reset")
 	}
-	d.abortAll(syscall.ECONNRESET)
+	d.abandonAll(syscall.ECONNRESET)
 }
 
 // fail ends an activation whose driver broke the rules.
@@ -238,12 +238,12 @@ func (d *Device) fail(act *activation, err error) {
 		d.mu.Lock()
 		d.ready = false
 		d.mu.Unlock()
-		d.abortAll(syscall.ECONNRESET)
+		d.abandonAll(syscall.ECONNRESET)
 		act.Fail(err)
 	})
 }
 
-func (d *Device) abortAll(err error) {
+func (d *Device) abandonAll(err error) {
 	d.mu.Lock()
 	conns := make([]*Conn, 0, len(d.conns))
 	for _, c := range d.conns {
@@ -251,7 +251,7 @@ func (d *Device) abortAll(err error) {
 	}
 	d.mu.Unlock()
 	for _, c := range conns {
-		c.abort(err)
+		c.abandon(err)
 	}
 }
 

@@ -54,7 +54,7 @@ func (d *Device) dial(ctx context.Context, typ Type, port uint32) (*Conn, error)
 	c, evict, err := d.add(typ, connKey{guest: port}, true)
 	d.mu.Unlock()
 	if evict != nil {
-		evict.closeTimedOut()
+		evict.reset(net.ErrClosed)
 	}
 	if err != nil {
 		return nil, dialError(err)

@@ -41,7 +41,7 @@ func (e *events) stop() {
 // an active driver it only sets the CID.
 func (d *Device) TransportReset(cid uint64) {
 	d.guestCID.Store(cid)
-	d.abortAll(syscall.ECONNRESET)
+	d.abandonAll(syscall.ECONNRESET)
 	d.events.mu.Lock()
 	defer d.events.mu.Unlock()
 	if d.events.q != nil {

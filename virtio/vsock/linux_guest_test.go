@@ -27,6 +27,9 @@ const (
 	waitedPort    = 19
 )
 
+// blockSize is what the guest sends at once.
+const blockSize = 1 << 20
+
 // pattern returns n bytes that both ends know.
 func pattern(n int) []byte {
 	b := make([]byte, n)
@@ -116,11 +119,18 @@ func guestMain() {
 		}
 	}
 	serve(unix.SOCK_STREAM, echoPort, func(s sock) { io.CopyBuffer(struct{ io.Writer }{s}, s, make([]byte, 256<<10)) })
-	serve(unix.SOCK_STREAM, sinkPort, sum)
+	serve(unix.SOCK_STREAM, sinkPort, func(s sock) {
+		n, _ := io.CopyBuffer(struct{ io.Writer }{io.Discard}, s, make([]byte, 256<<10))
+		binary.Write(s, binary.LittleEndian, uint64(n))
+	})
 	serve(unix.SOCK_STREAM, sourcePort, func(s sock) {
 		var n uint64
-		if binary.Read(s, binary.LittleEndian, &n) == nil {
-			s.Write(pattern(int(n)))
+		if binary.Read(s, binary.LittleEndian, &n) != nil {
+			return
+		}
+		block := pattern(blockSize)
+		for range n {
+			s.Write(block)
 		}
 	})
 	serve(unix.SOCK_STREAM, slowPort, func(s sock) {

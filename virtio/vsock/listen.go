@@ -114,7 +114,7 @@ func (d *Device) request(h *Header, key connKey) *Conn {
 	}
 	d.mu.Unlock()
 	if evict != nil {
-		evict.closeTimedOut()
+		evict.reset(net.ErrClosed)
 	}
 	return c
 }

@@ -167,6 +167,7 @@ func (r *ring) fail(err error) {
 	if r.err == nil && !errors.Is(err, virtqueue.ErrStopped) {
 		r.err = fmt.Errorf("vsock rx: %w", err)
 		r.q.Kick.Signal() // at most a lost report: the queue is dead anyway
+		r.drained.Broadcast()
 	}
 }
 

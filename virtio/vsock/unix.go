@@ -118,8 +118,9 @@ func (d *Device) serveClient(ctx context.Context, client *net.UnixConn, allow fu
 		return
 	}
 	defer guest.Close()
-	stopGuest := context.AfterFunc(ctx, func() { guest.Close() })
+	stopGuest := context.AfterFunc(ctx, func() { guest.Abort() })
 	defer stopGuest()
+	client.SetDeadline(time.Now().Add(requestTimeout))
 	if _, err := fmt.Fprintf(client, "OK %d\n", port); err != nil {
 		return
 	}
@@ -184,8 +185,9 @@ func splice(client *net.UnixConn, guest *Conn, first []byte) {
 			err = client.CloseWrite()
 		}
 		close(fromGuest)
-		if err != nil {
-			closeBoth() // a reset, or the client is gone
+		if err != nil { // a reset, or the client is gone and data lost
+			guest.Abort()
+			client.Close()
 		} else if clientEnded.Load() {
 			client.SetReadDeadline(time.Unix(1, 0)) // ends waitHangup
 		}
@@ -206,6 +208,7 @@ func splice(client *net.UnixConn, guest *Conn, first []byte) {
 	case errors.Is(err, unix.EPIPE):
 		client.CloseRead() // the guest has ended that way only
 	default:
+		guest.Abort()
 		return
 	}
 	clientEnded.Store(true)

@@ -171,16 +171,8 @@ func (c *Conn) askForCredit() {
 	}
 }
 
-// reset ends the connection because of err and tells the guest.
-func (c *Conn) reset(err error) {
-	c.mu.Lock()
-	out := c.die(err, true)
-	release := c.releaseSlot()
-	c.mu.Unlock()
-	c.dev.settle(c, out, release)
-}
-
-// ReadFrom implements io.ReaderFrom: it sends what r has until end of file.
+// ReadFrom implements io.ReaderFrom: it sends what r has until end of file. On a
+// SOCK_SEQPACKET connection each Read of r is a message, of at most 64 KiB.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
