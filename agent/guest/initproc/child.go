@@ -72,12 +72,10 @@ func (c *child) prepare(fds []int) error {
 	p := c.cfg.Process
 	var err error
 	if linux := c.cfg.Spec.Linux; linux != nil && linux.Seccomp != nil {
-		var warnings []string
-		c.filter, warnings, err = seccomp.Compile(linux.Seccomp)
+		c.filter, err = seccomp.Compile(linux.Seccomp)
 		if err != nil {
 			return Unsupported("linux.seccomp: %v", err)
 		}
-		c.report.Warnings = append(c.report.Warnings, warnings...)
 	}
 	caps, warnings := parseCaps(p.Capabilities)
 	c.caps = caps
