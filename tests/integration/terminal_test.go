@@ -1,0 +1,139 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func sleepShortly() { time.Sleep(50 * time.Millisecond) }
+
+func withTerminal(s *specs.Spec) { s.Process.Terminal = true }
+
+// openPTY makes a pseudo-terminal.
+func openPTY(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetUint32(int(master.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { master.Close(); slave.Close() })
+	return master, slave
+}
+
+func setSize(t *testing.T, f *os.File, rows, cols uint16) {
+	t.Helper()
+	must(t, unix.IoctlSetWinsize(int(f.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols}))
+}
+
+// dialogue is what the container does on its terminal.
+var dialogue = []string{"sh", "-c", `tty; stty size; echo type; read line; echo "read <$line>"; trap 'stty size' WINCH; echo resize; while :; do sleep 1; done`}
+
+// TestForegroundTerminal: the caller's terminal is raw meanwhile and as before
+// afterwards; size and keys reach the guest.
+func TestForegroundTerminal(t *testing.T) {
+	noLeaks(t)
+	master, slave := openPTY(t)
+	setSize(t, master, 33, 101)
+	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	cmd := command(t.Context(), "run", "-b", bundle(t, dialogue, withTerminal, withoutPIDNamespace), newID())
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	must(t, cmd.Start())
+	out := newLineReader(master)
+	out.wait(t, "/dev/pts/")
+	out.wait(t, "33 101")
+	out.wait(t, "type")
+	raw, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	if raw.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) != 0 {
+		t.Errorf("the terminal is not raw: %#x", raw.Lflag)
+	}
+	_, err = master.WriteString("typed\r")
+	must(t, err)
+	out.wait(t, "read <typed>")
+	out.wait(t, "resize")
+	setSize(t, master, 44, 122) // the kernel sends SIGWINCH to runv
+	out.wait(t, "44 122")
+	_, err = master.WriteString("\x03") // Ctrl-C, for the guest's line discipline
+	must(t, err)
+	cmd.Wait()
+	if status := statusOf(cmd); status != 128+2 {
+		t.Errorf("status %d after Ctrl-C; want 130", status)
+	}
+	after, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	if *after != *before {
+		t.Errorf("the terminal's settings are %+v; want %+v", after, before)
+	}
+}
+
+// TestConsoleSocket: an engine holds the terminal.
+func TestConsoleSocket(t *testing.T) {
+	noLeaks(t)
+	path := filepath.Join(t.TempDir(), "console.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	must(t, err)
+	defer l.Close()
+	id := newID()
+	masters := make(chan *os.File, 1)
+	go func() {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			close(masters)
+			return
+		}
+		defer conn.Close()
+		name, oob := make([]byte, 100), make([]byte, 100)
+		n, oobn, _, _, err := conn.ReadMsgUnix(name, oob)
+		if err != nil {
+			t.Error(err)
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil || len(messages) != 1 {
+			t.Errorf("%d messages, %v", len(messages), err)
+			close(masters)
+			return
+		}
+		fds, err := unix.ParseUnixRights(&messages[0])
+		if err != nil || len(fds) != 1 || !strings.HasPrefix(string(name[:n]), "/dev/pts/") {
+			t.Errorf("%d descriptors named %q, %v", len(fds), name[:n], err)
+		}
+		masters <- os.NewFile(uintptr(fds[0]), "master")
+	}()
+	dir := bundle(t, dialogue, withTerminal, withoutPIDNamespace, func(s *specs.Spec) { s.Process.ConsoleSize = &specs.Box{Height: 20, Width: 70} })
+	runv(t, nil, "create", "-b", dir, "--console-socket", path, id).expect(t, "", "", 0)
+	t.Cleanup(func() { runv(t, nil, "delete", "--force", id) })
+	master, ok := <-masters
+	if !ok {
+		t.Fatal("no terminal came")
+	}
+	defer master.Close()
+	runv(t, nil, "start", id).expect(t, "", "", 0)
+	out := newLineReader(master)
+	out.wait(t, "20 70")
+	out.wait(t, "type")
+	_, err = master.WriteString("x\ty\r")
+	must(t, err)
+	out.wait(t, "read <x\ty>")
+	out.wait(t, "resize")
+	setSize(t, master, 55, 133)
+	out.wait(t, "55 133")
+	_, err = master.WriteString("\x03")
+	must(t, err)
+	waitStatus(t, id, specs.StateStopped)
+}
