@@ -31,7 +31,7 @@ const (
 	hiprioSize  = 128
 	requestSize = 1024
 
-	defaultWorkers = 8
+	defaultWorkers = 16
 	maxWorkers     = 256
 	maxQueues      = 64
 
@@ -61,7 +61,7 @@ type Options struct {
 	Queues int
 
 	// Workers is how many requests of one queue are served at the same time;
-	// zero means 8.
+	// zero means 16.
 	Workers int
 
 	Log *slog.Logger
@@ -87,8 +87,8 @@ type Device struct {
 var _ virtio.Device = (*Device)(nil)
 
 // New makes a device. It is to be called before the process changes its root
-// directory, as it needs /proc, and sets the process's umask to 0. Afterwards
-// the device opens nothing but what is beneath opts.Root.
+// directory, as it and go-fuse read /proc; afterwards the device opens nothing
+// but what is beneath opts.Root. It sets the process's umask to 0.
 func New(opts Options) (*Device, error) {
 	switch {
 	case opts.Tag == "" || len(opts.Tag) > tagSize || strings.IndexByte(opts.Tag, 0) >= 0:

@@ -62,7 +62,7 @@ func newServer(fsys *passthrough.FS, log *slog.Logger) (*server, error) {
 		ExtraCapabilities:    offered,
 		DisabledCapabilities: refused,
 		PanicHandler:         s.panicked,
-		Logger:               log2(s),
+		Logger:               newNoiseLogger(s),
 	})
 	return s, s.negotiate()
 }
@@ -337,8 +337,8 @@ func (s *server) panicked(p any) fuse.Status {
 	return fuse.EIO
 }
 
-// log2 gives go-fuse a logger whose lines are limited like our own.
-func log2(s *server) *log.Logger { return log.New(noiseWriter{s}, "", 0) }
+// newNoiseLogger makes go-fuse's log, whose lines are limited like our own.
+func newNoiseLogger(s *server) *log.Logger { return log.New(noiseWriter{s}, "", 0) }
 
 type noiseWriter struct{ s *server }
 

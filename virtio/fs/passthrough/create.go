@@ -49,7 +49,7 @@ func (f *FS) make(dir *inode, name string, o object, out *fuse.EntryOut) error {
 	}
 	var st unix.Statx_t
 	err = statFD(fd, &st)
-	if err == nil && (uint32(st.Mode)&unix.S_IFMT != o.typ || st.Uid != f.uid || st.Mnt_id != dir.key.mnt) {
+	if err == nil && (uint32(st.Mode)&unix.S_IFMT != o.typ || st.Mnt_id != dir.key.mnt || f.foreign(o.owner) && st.Uid != f.uid) {
 		// Someone on the host has put something else there.
 		err = unix.ESTALE
 	}

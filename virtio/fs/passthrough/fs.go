@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/signal"
 	"sync"
 	"time"
 
@@ -109,7 +110,8 @@ var _ fuse.RawFileSystem = (*FS)(nil)
 //
 // It opens /proc/self/fd, which must be procfs and show this process, and
 // keeps it open; so it is to be called before the process changes its root. It
-// sets the process's umask to 0: the client's umask is the one that counts.
+// sets the process's umask to 0, as the client's umask is the one that counts,
+// and ignores SIGXFSZ, so that a write beyond RLIMIT_FSIZE is an error.
 func New(opts Options) (*FS, error) {
 	if opts.Root == nil {
 		return nil, errors.New("passthrough: no root directory")
@@ -151,6 +153,7 @@ func New(opts Options) (*FS, error) {
 	f.handles = newHandleTable(limit / 4)
 	f.xattrs = f.newXattrCalls(root.fd)
 	unix.Umask(0)
+	signal.Ignore(unix.SIGXFSZ)
 	return f, nil
 }
 

@@ -712,3 +712,47 @@ func TestDeviceNumbers(t *testing.T) {
 		}
 	}
 }
+
+func TestUndo(t *testing.T) {
+	c := newClient(t, Options{})
+	root, err := c.inodes.get(fuse.FUSE_ROOT_ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.inodes.put(root)
+	c.put("ours", "")
+	c.put("theirs", "")
+	if err := os.Mkdir(filepath.Join(c.dir, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, of := range map[string]string{"ours": "ours", "dir": "dir", "theirs": "."} {
+		var st unix.Statx_t
+		if err := statEntry(root.fd, of, &st); err != nil {
+			t.Fatal(err)
+		}
+		c.undo(root, name, &st)
+	}
+	list, err := os.ReadDir(c.dir)
+	if err != nil || len(list) != 1 || list[0].Name() != "theirs" {
+		t.Errorf("left are %v, %v", list, err)
+	}
+}
+
+// TestFileSizeLimit has a write exceed RLIMIT_FSIZE, which comes with a signal
+// that would end the process.
+func TestFileSizeLimit(t *testing.T) {
+	c := newClient(t, Options{})
+	node, fh := c.create(fuse.FUSE_ROOT_ID, "file", 0o600)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 1 << 30, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_FSIZE, &old)
+	in := fuse.WriteIn{InHeader: c.head(node), Fh: fh, Offset: 1 << 30, Size: 1}
+	if _, st := c.Write(nil, &in, []byte("x")); st != errno(unix.EFBIG) {
+		t.Errorf("got %v", st)
+	}
+}
