@@ -223,16 +223,15 @@ func TestLinuxTripleFault(t *testing.T) {
 // TestLinuxPause stops a busy guest over and over: it finishes its work all the
 // same, on both processors, and does not complain about lost time.
 func TestLinuxPause(t *testing.T) {
-	var vm *VM
 	done := make(chan struct{})
 	r := runLinuxVM(t, `
 $B mount -t proc proc /proc
+$B mount -t devtmpfs dev /dev
 work() { i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo done; }
 work & work & wait
 $B dmesg | $B grep -E 'stall|lockup|unstable'
 $B reboot -f
-`, nil, func(v *VM) {
-		vm = v
+`, nil, func(vm *VM) {
 		go func() {
 			defer close(done)
 			for i := 0; ; i++ {

@@ -47,10 +47,13 @@ const (
 // maxRetries bounds how often in a row KVM_RUN may fail with EAGAIN or ENOMEM,
 // which some kernels do when they are short of memory for page tables or
 // change them concurrently. Retries after the first few are a millisecond
-// apart.
+// apart, and failures that come less often than retryWindow are not in a row:
+// EAGAIN is also how a processor that waited for its start-up interrupt comes
+// back.
 const (
 	maxRetries   = 1000
 	quickRetries = 16
+	retryWindow  = 100 * time.Millisecond
 )
 
 // vcpu is one virtual processor. Its fields belong to its thread, with the
@@ -112,7 +115,7 @@ func (c *vcpu) loop() {
 	if !c.vm.enter(c) {
 		return
 	}
-	retries := 0
+	retries, lastRetry := 0, time.Time{}
 	for {
 		switch errno := c.kvm.Run(); errno {
 		case 0:
@@ -128,8 +131,11 @@ func (c *vcpu) loop() {
 				return
 			}
 		case unix.EAGAIN, unix.ENOMEM:
-			// EAGAIN is also how a processor that was waiting for its
-			// start-up interrupt comes back.
+			now := time.Now()
+			if now.Sub(lastRetry) > retryWindow {
+				retries = 0
+			}
+			lastRetry = now
 			if retries++; retries > maxRetries {
 				c.fail(errno)
 				return
