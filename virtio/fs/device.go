@@ -52,7 +52,8 @@ type Options struct {
 	ReadOnly bool
 
 	// DeviceNodes, EntryTimeout, AttrTimeout, NegativeTimeout, MaxDescriptors
-	// and MaxInodes are those of passthrough.Options.
+	// and MaxInodes are those of passthrough.Options. Several devices in one
+	// process have to share its descriptors, so there MaxDescriptors is needed.
 	DeviceNodes                                bool
 	EntryTimeout, AttrTimeout, NegativeTimeout time.Duration
 	MaxDescriptors, MaxInodes                  int

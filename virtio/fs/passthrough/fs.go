@@ -66,10 +66,10 @@ type Options struct {
 	NegativeTimeout time.Duration
 
 	// MaxDescriptors bounds the descriptors the share holds open; zero means
-	// three quarters of RLIMIT_NOFILE. A quarter of it is for open files;
-	// beyond half of it, descriptors of inodes which are not in use are closed
-	// and opened again by name when needed. A client that keeps more than that
-	// in use gets ENFILE.
+	// three quarters of RLIMIT_NOFILE. Two fifths of it are for what the client
+	// has open, the others for inodes, an open file's among them. Beyond half
+	// of it, descriptors of inodes which are not in use are closed, and opened
+	// again by name when needed. A client with more in use gets ENFILE.
 	MaxDescriptors int
 
 	// MaxInodes bounds the inodes which the client has looked up and not
@@ -149,8 +149,9 @@ func New(opts Options) (*FS, error) {
 	if maxInodes <= 0 {
 		maxInodes = DefaultMaxInodes
 	}
-	f.inodes = newInodeTable(root, limit/2, limit-limit/4, maxInodes)
-	f.handles = newHandleTable(limit / 4)
+	maxHandles := limit * 2 / 5
+	f.inodes = newInodeTable(root, limit/2, limit-maxHandles, maxInodes)
+	f.handles = newHandleTable(maxHandles)
 	f.xattrs = f.newXattrCalls(root.fd)
 	unix.Umask(0)
 	signal.Ignore(unix.SIGXFSZ)

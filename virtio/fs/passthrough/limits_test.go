@@ -141,8 +141,8 @@ func TestMaxHandles(t *testing.T) {
 			t.Fatal(st)
 		}
 	}
-	if n != 16 {
-		t.Errorf("%d opens succeeded, want a quarter of 64", n)
+	if n != 25 {
+		t.Errorf("%d opens succeeded, want two fifths of 64", n)
 	}
 }
 
