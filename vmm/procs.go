@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"os"
 	"runtime"
 	"sync"
 )
@@ -19,7 +20,7 @@ func addProcs(n int) {
 	procs.mu.Lock()
 	defer procs.mu.Unlock()
 	procs.extra += n
-	if procs.extra == 0 {
+	if procs.extra == 0 && os.Getenv("GOMAXPROCS") == "" {
 		runtime.SetDefaultGOMAXPROCS() // follows the cgroup's limits again
 		return
 	}
