@@ -27,12 +27,12 @@ func writing(c *Conn, s string) <-chan error {
 
 func TestSendCredit(t *testing.T) {
 	const unit = 4 << 10 // of the credit; packets are few
-	for name, start_ := range map[string]uint32{"from zero": 0, "counters wrap": 1<<32 - 12*unit} {
+	for name, base := range map[string]uint32{"from zero": 0, "counters wrap": 1<<32 - 12*unit} {
 		t.Run(name, func(t *testing.T) {
 			d, g := start(t, Options{}, guestOptions{rxSize: HeaderSize + maxPacket})
 			c := accepted(t, d, g, TypeStream, 10*unit)
 			c.mu.Lock()
-			c.txCnt, c.peerFwd = start_, start_
+			c.txCnt, c.peerFwd = base, base
 			c.mu.Unlock()
 			text := func(s string) string {
 				var b strings.Builder
@@ -50,7 +50,7 @@ func TestSendCredit(t *testing.T) {
 			}
 			update := func(bufAlloc, fwdCnt uint32) {
 				t.Helper()
-				g.send(from(OpCreditUpdate, bufAlloc*unit, start_+fwdCnt*unit), "")
+				g.send(from(OpCreditUpdate, bufAlloc*unit, base+fwdCnt*unit), "")
 			}
 			expect("0123456789")
 			update(10, 4)
@@ -63,7 +63,7 @@ func TestSendCredit(t *testing.T) {
 			g.silent()
 			update(4, 14)
 			expect("efgh")
-			g.send(from(OpCreditUpdate, 1<<32-1, start_+14*unit), "") // enormous
+			g.send(from(OpCreditUpdate, 1<<32-1, base+14*unit), "") // enormous
 			expect("ijklmnopqrstu")
 			if err := <-done; err != nil {
 				t.Error(err)
@@ -106,15 +106,15 @@ func TestSmallPacketsInFlight(t *testing.T) {
 }
 
 func TestReceiveCredit(t *testing.T) {
-	for name, start_ := range map[string]uint32{"from zero": 0, "counters wrap": 1<<32 - 30} {
+	for name, base := range map[string]uint32{"from zero": 0, "counters wrap": 1<<32 - 30} {
 		t.Run(name, func(t *testing.T) {
 			d, g := start(t, Options{Window: 100}, guestOptions{})
 			c := accepted(t, d, g, TypeStream, 100)
 			c.mu.Lock()
-			c.rxCnt, c.fwdCnt, c.told = start_, start_, start_
+			c.rxCnt, c.fwdCnt, c.told = base, base, base
 			c.mu.Unlock()
 			g.send(from(OpCreditRequest, 100, 0), "")
-			if p := g.expect(OpCreditUpdate); p.BufAlloc != 100 || p.FwdCnt != start_ {
+			if p := g.expect(OpCreditUpdate); p.BufAlloc != 100 || p.FwdCnt != base {
 				t.Errorf("credit update is %+v", p.Header)
 			}
 			s := strings.Repeat("0123456789", 10)
@@ -124,7 +124,7 @@ func TestReceiveCredit(t *testing.T) {
 			}
 			g.silent() // less than half of it
 			read(t, c, 1)
-			if p := g.expect(OpCreditUpdate); p.FwdCnt != start_+50 {
+			if p := g.expect(OpCreditUpdate); p.FwdCnt != base+50 {
 				t.Errorf("credit update is %+v", p.Header)
 			}
 			g.send(from(OpRW, 100, 0), s[:50])

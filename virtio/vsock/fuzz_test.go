@@ -61,7 +61,6 @@ type hostile struct {
 	data  []byte
 	ports []connKey // seen in packets for the guest
 
-	ctx  context.Context
 	work sync.WaitGroup
 
 	mu    sync.Mutex
@@ -274,7 +273,7 @@ func FuzzDevice(f *testing.F) {
 		d := newDevice(Options{MaxConns: 8, MaxBuffer: 1 << 20, CloseTimeout: time.Millisecond})
 		g := newGuest(t, d, guestOptions{entries: 16, noReceive: true, racy: true, txSize: HeaderSize + 8<<10})
 		ctx, cancel := context.WithCancel(context.Background())
-		h := &hostile{t: t, d: d, g: g, data: data, ctx: ctx}
+		h := &hostile{t: t, d: d, g: g, data: data}
 		for i, typ := range []Type{TypeStream, TypeSeqpacket} {
 			l, err := d.listen(typ, hostPort+uint32(i))
 			if err != nil {

@@ -359,9 +359,9 @@ func pump(from, to *fakeGuest, quit <-chan struct{}) {
 
 // pair returns two devices joined by a bridge, and a port that one dials and
 // the other listens on.
-func pair(tb testing.TB, o Options, go_ guestOptions) (a, b *Device) {
+func pair(tb testing.TB, o Options, g guestOptions) (a, b *Device) {
 	a, b = newDevice(o), newDevice(o)
-	ga, gb := newGuest(tb, a, go_), newGuest(tb, b, go_)
+	ga, gb := newGuest(tb, a, g), newGuest(tb, b, g)
 	tb.Cleanup(bridge(tb, ga, gb))
 	return a, b
 }

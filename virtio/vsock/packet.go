@@ -144,8 +144,7 @@ func (h *Header) check(guestCID uint64, seqpacket bool, room int) verdict {
 	return verdictAccept
 }
 
-// reply returns the RST that answers h (section 5.10.6.4: also for what no
-// socket is there for), from where h was sent to.
+// reset returns the RST that answers h, from where h was sent to.
 func (h *Header) reset() Header {
 	return Header{
 		SrcCID: h.DstCID, DstCID: h.SrcCID,
