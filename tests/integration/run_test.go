@@ -281,9 +281,9 @@ func TestNoKVM(t *testing.T) {
 	noLeaks(t)
 	good := bundle(t, []string{"true"})
 	for _, c := range []struct{ name, prepare, want string }{
-		{"missing", "mount -t tmpfs none /dev && mknod /dev/null c 1 3", "/dev/kvm: no such device"},
+		{"missing", "mount -t tmpfs none /dev && mknod /dev/null c 1 3", "/dev/kvm is missing"},
 		{"forbidden", "mount -t tmpfs -o nodev none /mnt && mknod /mnt/kvm c 10 232 && mount --bind /mnt/kvm /dev/kvm", "/dev/kvm: permission denied"},
-		{"something else", "mount --bind /dev/null /dev/kvm", "/dev/kvm: not a KVM device"},
+		{"something else", "mount --bind /dev/null /dev/kvm", "/dev/kvm is not a KVM device"},
 	} {
 		script := fmt.Sprintf("%s && exec %s --root %s run -b %s x", c.prepare, runvPath, stateRoot, good)
 		cmd := exec.Command("unshare", "-m", "sh", "-c", script)
