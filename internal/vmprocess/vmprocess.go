@@ -278,7 +278,7 @@ func (c *container) wait(ctx context.Context, signals <-chan os.Signal) int {
 			if r.exit.OOMKilled {
 				c.log.Warn("the guest killed a process of the container for lack of memory")
 			}
-			c.drain(ctx, r.exit, signals)
+			c.drain(ctx, signals)
 			return r.exit.Status()
 		}
 	}
@@ -286,11 +286,19 @@ func (c *container) wait(ctx context.Context, signals <-chan os.Signal) int {
 
 // drain delivers the rest of the output. The container is gone, so a signal that
 // would have ended it ends the wait for a reader that does not read.
-func (c *container) drain(ctx context.Context, exit client.Exit, signals <-chan os.Signal) {
+func (c *container) drain(ctx context.Context, signals <-chan os.Signal) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	done := make(chan error, 1)
-	go func() { done <- c.stdio.drain(ctx, exit) }()
+	go func() {
+		// Unlike WaitUndrained this tells how much output there is, as soon
+		// as the guest has sent it.
+		exit, err := c.client.Wait(ctx, c.boot.ID, "")
+		if err == nil {
+			err = c.stdio.drain(ctx, exit)
+		}
+		done <- err
+	}()
 	for {
 		select {
 		case err := <-done:
