@@ -300,4 +300,3 @@ func FuzzPrintable(f *testing.F) {
 	f.Add(strings.Repeat("ä", maxText))
 	f.Fuzz(func(t *testing.T, s string) { checkText(t, printable(s)) })
 }
-

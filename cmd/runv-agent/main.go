@@ -10,6 +10,9 @@ import (
 	"runv.dev/runv/agent/guest/initproc"
 )
 
+// version is set by the linker.
+var version = "devel"
+
 func main() {
 	if len(os.Args) > 1 && (os.Args[1] == initproc.InitArg || os.Args[1] == initproc.ExecArg) {
 		initproc.Main(os.Args[1])
@@ -34,6 +37,7 @@ func run() error {
 		return err
 	}
 	log := guest.OpenLog()
+	log.Info("agent", "version", version)
 	agent, err := guest.New(guest.Options{
 		Control:    control,
 		Stream:     stream,
