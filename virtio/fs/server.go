@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -38,8 +39,8 @@ const (
 // server answers FUSE requests in descriptor chains. go-fuse knows the wire
 // format of most; before it sees a request that is copied out of guest memory,
 // and its length and the room for the reply are checked, as go-fuse does not
-// do all of that. READ and WRITE move data between files and guest memory
-// without a copy.
+// do all of that. READ and WRITE, served here, move data between files and
+// guest memory without a copy.
 type server struct {
 	fs    *passthrough.FS
 	proto *fuse.ProtocolServer
@@ -136,6 +137,10 @@ func (s *server) handle(r *request) (written int) {
 	case opDestroy:
 		s.reset()
 		return s.fail(r, 0)
+	case opLookup:
+		return s.lookup(r)
+	case opGetattr:
+		return s.getattr(r)
 	case opRead:
 		return s.read(r)
 	case opWrite:
@@ -224,9 +229,34 @@ func (s *server) forget(r *request) {
 	}
 }
 
+// lookup and getattr are most of what a client asks, so they are short cuts
+// around go-fuse.
+func (s *server) lookup(r *request) int {
+	r.in = grow(r.in, r.total)
+	virtqueue.CopyOut(r.in, r.readable)
+	name, _, _ := bytes.Cut(r.in[inHeaderSize:], []byte{0})
+	var out fuse.EntryOut
+	if st := s.fs.Lookup(nil, &r.head, string(name), &out); st != fuse.OK {
+		return s.fail(r, unix.Errno(st))
+	}
+	return s.reply(r, bytesOf(&out))
+}
+
+func (s *server) getattr(r *request) int {
+	var in fuse.GetAttrIn
+	virtqueue.CopyOut(bytesOf(&in), r.readable)
+	in.InHeader = r.head
+	var out fuse.AttrOut
+	if st := s.fs.GetAttr(nil, &in, &out); st != fuse.OK {
+		return s.fail(r, unix.Errno(st))
+	}
+	return s.reply(r, bytesOf(&out))
+}
+
 func (s *server) read(r *request) int {
 	var in fuse.ReadIn
 	virtqueue.CopyOut(bytesOf(&in), r.readable)
+	in.InHeader = r.head
 	n := min(int(in.Size), maxWrite, r.room-outHeaderSize)
 	r.iov = slices(r.iov[:0], r.writable, outHeaderSize, n)
 	n, st := s.fs.ReadInto(&in, r.iov)
@@ -239,6 +269,7 @@ func (s *server) read(r *request) int {
 func (s *server) write(r *request) int {
 	var in fuse.WriteIn
 	n := virtqueue.CopyOut(bytesOf(&in), r.readable)
+	in.InHeader = r.head
 	if uint64(in.Size) != uint64(r.total-n) {
 		s.complain("malformed request", r)
 		return s.fail(r, unix.EINVAL)
