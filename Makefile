@@ -36,7 +36,7 @@ bin/.deps: tests/deps
 # kernel/build keeps kernels by content outside the tree, and leaves an equal
 # bin/vmlinux alone.
 bin/vmlinux: $(KERNELFILES) bin/.kernel-src
-	@kernel/build -o $@ && touch $@
+	@kernel/build -o $@ >/dev/null && touch $@
 
 bin/runv-agent: $(GOFILES) bin/.version | bin/.deps
 	$(GOBUILD) "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/runv-agent
