@@ -163,12 +163,20 @@ func TestELFShrinks(t *testing.T) {
 }
 
 func FuzzELF(f *testing.F) {
-	f.Add(validELF().bytes(f))
+	seed := validELF() // small: it gets minimized byte by byte
+	seed.data = seed.data[:32]
+	seed.progs[0].Off = seed.progs[1].Off + 16
+	seed.progs[0].Filesz, seed.progs[1].Filesz = 16, 16
+	seed.header.Entry = kernelAddr
+	f.Add(seed.bytes(f))
 	f.Add([]byte(elf.ELFMAG))
-	mem := newMemory(f, ram(0, kernelAddr+1<<20))
+	mem := newMemory(f, ram(0, kernelAddr+0x4000))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		img, err := parseELF(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
+			if bytes.Equal(b, seed.bytes(t)) {
+				t.Error(err)
+			}
 			return
 		}
 		end := uint64(highMemStart)
