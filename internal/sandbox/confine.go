@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,6 @@ var keptCapabilities = []uint{
 	unix.CAP_DAC_READ_SEARCH, // search in directories with no permissions at all
 	unix.CAP_FOWNER,          // chmod, utimes, sticky directories
 	unix.CAP_FSETID,          // setgid bits on files of other groups
-	unix.CAP_MKNOD,
 	unix.CAP_SETFCAP,
 }
 
@@ -65,14 +65,19 @@ func PrepareLimits(oomScoreAdj *int) error {
 }
 
 // Confine gives up what the VM process needs no more, on all of its threads,
-// for good. It comes last, before the guest's first instruction.
-func Confine() error {
+// for good. It comes last, before the guest's first instruction. With
+// deviceNodes the share may make device nodes.
+func Confine(deviceNodes bool) error {
 	// No core dump and no ptrace by processes of the same user: the memory of
 	// the guest is in here.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("PR_SET_DUMPABLE: %w", os.NewSyscallError("prctl", err))
 	}
-	return dropCapabilities(keptCapabilities)
+	keep := keptCapabilities
+	if deviceNodes {
+		keep = append(slices.Clone(keep), unix.CAP_MKNOD)
+	}
+	return dropCapabilities(keep)
 }
 
 // limitPrivileges makes sure that a process which this thread starts can give up

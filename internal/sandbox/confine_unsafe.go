@@ -9,15 +9,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dropCapabilities leaves keep in the effective and permitted sets of every
-// thread: the kernel keeps them per thread, and the Go runtime has several by
+// dropCapabilities leaves keep, as far as it was there, in the effective and
+// permitted sets of every thread: the kernel keeps them per thread, and the Go runtime has several by
 // the time any code of ours runs.
 func dropCapabilities(keep []uint) error {
 	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := new([2]unix.CapUserData)
+	var have [2]unix.CapUserData
+	if err := unix.Capget(header, &have[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
 	for _, capability := range keep {
-		data[capability/32].Effective |= 1 << (capability % 32)
 		data[capability/32].Permitted |= 1 << (capability % 32)
+	}
+	for i := range data {
+		data[i].Permitted &= have[i].Permitted
+		data[i].Effective = data[i].Permitted
 	}
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(data)), 0)
 	runtime.KeepAlive(header)

@@ -73,7 +73,7 @@ func child(name string) int {
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
 		fmt.Fprintln(log, "agent", in.Agent.Addr())
 	case "confine":
-		if err := errors.Join(PrepareLimits(b.Plan.Spec.Process.OOMScoreAdj), Confine()); err != nil {
+		if err := errors.Join(PrepareLimits(b.Plan.Spec.Process.OOMScoreAdj), Confine(false)); err != nil {
 			fmt.Fprintln(log, err)
 			return 8
 		}

@@ -32,6 +32,10 @@ type Plan struct {
 
 	Terminal bool
 
+	// DeviceNodes: the container may have device nodes in its file system, as
+	// it can have CAP_MKNOD.
+	DeviceNodes bool
+
 	// Warnings are about properties that the specification wants reported
 	// instead of refused.
 	Warnings []string

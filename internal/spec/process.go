@@ -2,6 +2,7 @@ package spec
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -98,6 +99,7 @@ func (p *planner) capabilities(at string, caps *specs.LinuxCapabilities) {
 	if caps == nil {
 		return
 	}
+	p.plan.DeviceNodes = slices.Contains(caps.Bounding, "CAP_MKNOD")
 	unknown := make(map[string]bool)
 	for _, list := range [][]string{caps.Bounding, caps.Effective, caps.Inheritable, caps.Permitted, caps.Ambient} {
 		for _, name := range list {

@@ -338,6 +338,9 @@ func TestWarnings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if p.DeviceNodes {
+		t.Error("device nodes without CAP_MKNOD")
+	}
 	if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "CAP_FUTURE") {
 		t.Errorf("warnings %q", p.Warnings)
 	}

@@ -60,10 +60,13 @@ func (p *process) assemble() (*machine, error) {
 	p.trace("composed")
 
 	share, err := fs.New(fs.Options{
-		Tag:      rootTag,
-		Root:     root.Dir,
-		ReadOnly: plan.RootfsReadonly && len(plan.Binds) == 0,
-		Log:      p.log.With("device", "fs"),
+		Tag:  rootTag,
+		Root: root.Dir,
+		// With bind mounts, which may be writable, the host's mount flags alone
+		// keep the root read-only.
+		ReadOnly:    plan.RootfsReadonly && len(plan.Binds) == 0,
+		DeviceNodes: plan.DeviceNodes,
+		Log:         p.log.With("device", "fs"),
 	})
 	if err != nil {
 		return nil, err
@@ -107,7 +110,7 @@ func (p *process) assemble() (*machine, error) {
 	if err := root.Enter(); err != nil {
 		return nil, err
 	}
-	if err := sandbox.Confine(); err != nil {
+	if err := sandbox.Confine(plan.DeviceNodes); err != nil {
 		return nil, err
 	}
 	p.trace("confined")

@@ -339,10 +339,10 @@ func (c *container) signal(ctx context.Context, s os.Signal) {
 
 // died reports a guest that ended without a word about the container.
 func (c *container) died(err error) int {
-	c.log.Error(err.Error())
 	if c.in.Log != nil {
-		fmt.Fprintf(os.Stderr, "runv: %v\n", err)
+		c.log.Error(err.Error())
 	}
+	fmt.Fprintf(os.Stderr, "runv: %v\n", err)
 	return StatusGuestDied
 }
 

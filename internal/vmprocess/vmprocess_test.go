@@ -1,0 +1,116 @@
+package vmprocess
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"runv.dev/runv/agent/client"
+)
+
+func TestRing(t *testing.T) {
+	r := &ring{max: 20}
+	for _, text := range []string{"first line\n", "second\r\n", "th", "ird\n"} {
+		if n, err := r.Write([]byte(text)); n != len(text) || err != nil {
+			t.Fatalf("Write = %d, %v", n, err)
+		}
+	}
+	if got := r.lines(2); fmt.Sprint(got) != "[second third]" {
+		t.Errorf("the last 2 lines are %q", got)
+	}
+	if n, err := r.Write(bytes.Repeat([]byte("x"), 1000)); n != 1000 || err != nil || len(r.data) != 20 {
+		t.Errorf("after a large write: %d, %v, %d bytes kept", n, err, len(r.data))
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain": "plain", "a\tb\r": "a b", "\x1b[31mred\x07": "?[31mred?", "\xff": "?", "ü": "ü",
+		strings.Repeat("x", 600): strings.Repeat("x", maxLine),
+	} {
+		if got := printable(in); got != want {
+			t.Errorf("printable(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+func TestLineLogger(t *testing.T) {
+	var b bytes.Buffer
+	l := &lineLogger{log: slog.New(slog.NewTextHandler(&b, nil)), level: slog.LevelInfo}
+	fmt.Fprint(l, "one\ntw")
+	fmt.Fprint(l, "o\n\n"+strings.Repeat("y", 5000)+"\n")
+	if got := b.String(); strings.Count(got, "\n") != 3 || !strings.Contains(got, "msg=one") || !strings.Contains(got, "msg=two") || len(got) > 1000 {
+		t.Errorf("logged %q", got)
+	}
+	b.Reset()
+	for i := range 100000 {
+		fmt.Fprintf(l, "line %d\n", i)
+	}
+	if n := strings.Count(b.String(), "\n"); n > 20*linesPerSecond {
+		t.Errorf("%d lines were logged in a moment", n)
+	}
+}
+
+// stream makes an output whose source the test holds.
+func stream(t *testing.T) (s *stdio, guest net.Conn, host *os.File) {
+	t.Helper()
+	guest, conn := net.Pipe()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = &stdio{Stdio: &client.Stdio{}, log: slog.New(slog.DiscardHandler)}
+	s.copyOut(conn, w)
+	t.Cleanup(func() { guest.Close(); r.Close(); w.Close() })
+	return s, guest, r
+}
+
+func TestDrain(t *testing.T) {
+	s, guest, host := stream(t)
+	if _, err := io.WriteString(guest, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	// The stream stays open: a process in the background has it.
+	if err := s.drain(context.Background(), client.Exit{StdoutBytes: 5}); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	buf := make([]byte, 10)
+	if n, err := host.Read(buf); string(buf[:n]) != "hello" || err != nil {
+		t.Errorf("delivered %q, %v", buf[:n], err)
+	}
+
+	// What was promised does not come: only a signal or the end of the stream
+	// ends the wait.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if err := s.drain(ctx, client.Exit{StdoutBytes: 6}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("drain of a byte too much: %v", err)
+	}
+	guest.Close()
+	if err := s.drain(context.Background(), client.Exit{StdoutBytes: 6}); err != nil {
+		t.Errorf("drain at the end of the stream: %v", err)
+	}
+}
+
+func TestReaderGone(t *testing.T) {
+	s, guest, host := stream(t)
+	host.Close()
+	// The guest notices, rather than writing into nothing for ever.
+	for range 1000 {
+		if _, err := io.WriteString(guest, "x"); err != nil {
+			if err := s.drain(context.Background(), client.Exit{StdoutBytes: 1 << 40}); err != nil {
+				t.Errorf("drain: %v", err)
+			}
+			return
+		}
+	}
+	t.Error("the guest can write although nobody reads")
+}
