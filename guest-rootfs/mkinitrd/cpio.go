@@ -27,6 +27,9 @@ func entries(init []byte) []entry {
 	}
 	return append(list,
 		entry{name: "dev/console", mode: unix.S_IFCHR | 0o600, major: 5, minor: 1},
+		// The Go runtime opens it for standard descriptors that are closed,
+		// which they are when the console comes up after init was started.
+		entry{name: "dev/null", mode: unix.S_IFCHR | 0o666, major: 1, minor: 3},
 		entry{name: "init", mode: unix.S_IFREG | 0o755, content: init},
 	)
 }

@@ -54,7 +54,7 @@ func TestArchive(t *testing.T) {
 				t.Fatal(err)
 			}
 			names, members, modes := parse(t, out.Bytes())
-			want := "dev proc sys root container dev/console init TRAILER!!!"
+			want := "dev proc sys root container dev/console dev/null init TRAILER!!!"
 			if got := strings.Join(names, " "); got != want {
 				t.Errorf("members %q; want %q", got, want)
 			}
@@ -120,7 +120,7 @@ func TestCpio(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(strings.Fields(string(list)), " "); got != "dev proc sys root container dev/console init" {
+	if got := strings.Join(strings.Fields(string(list)), " "); got != "dev proc sys root container dev/console dev/null init" {
 		t.Errorf("cpio lists %q", got)
 	}
 }
