@@ -71,7 +71,6 @@ type pump struct {
 	wg     sync.WaitGroup
 	out    [2]bytes.Buffer
 	stdio  *client.Stdio
-	closed bool
 }
 
 func (h *harness) open(stdin io.Reader) *pump {

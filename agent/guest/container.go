@@ -42,7 +42,6 @@ type container struct {
 
 	mu      sync.Mutex
 	child   *child // until started
-	started bool
 	execs   map[string]*process
 	gone    []string // names of ended execs, the oldest first
 }

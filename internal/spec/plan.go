@@ -217,7 +217,8 @@ func (p *planner) hooks() {
 		name  string
 		hooks []specs.Hook
 	}{
-		{"prestart", h.Prestart}, //nolint:staticcheck // deprecated, still part of the specification
+		//lint:ignore SA1019 deprecated, still part of the specification
+		{"prestart", h.Prestart},
 		{"createRuntime", h.CreateRuntime},
 		{"createContainer", h.CreateContainer},
 		{"startContainer", h.StartContainer},

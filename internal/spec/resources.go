@@ -188,6 +188,7 @@ func (p *planner) memoryChecks(m *specs.LinuxMemory) {
 	if m.KernelTCP != nil && *m.KernelTCP > 0 {
 		p.refuse(at+".kernelTCP", "cgroup v2 has no such limit")
 	}
+	//lint:ignore SA1019 deprecated, but a config.json may hold it
 	if m.Kernel != nil && *m.Kernel > 0 {
 		p.warn(at+".kernel", "deprecated, and ignored: cgroup v2 counts kernel memory in limit")
 	}
