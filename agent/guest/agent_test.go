@@ -68,9 +68,9 @@ type result struct {
 
 // pump feeds and drains the streams of a process.
 type pump struct {
-	wg     sync.WaitGroup
-	out    [2]bytes.Buffer
-	stdio  *client.Stdio
+	wg    sync.WaitGroup
+	out   [2]bytes.Buffer
+	stdio *client.Stdio
 }
 
 func (h *harness) open(stdin io.Reader) *pump {

@@ -40,10 +40,10 @@ type container struct {
 
 	init *process
 
-	mu      sync.Mutex
-	child   *child // until started
-	execs   map[string]*process
-	gone    []string // names of ended execs, the oldest first
+	mu    sync.Mutex
+	child *child // until started
+	execs map[string]*process
+	gone  []string // names of ended execs, the oldest first
 }
 
 // maxGone bounds the ended processes whose status is kept for a late Wait.
