@@ -43,6 +43,22 @@ func (r *ring) lines(n int) []string {
 	return lines[max(0, len(lines)-n):]
 }
 
+// panicMark is how a Linux kernel begins its last words.
+const panicMark = "Kernel panic - "
+
+// epitaph has the last n lines, and before them what the kernel said when it
+// panicked, which the trace after it may have pushed out.
+func (r *ring) epitaph(n int) []string {
+	all := r.lines(r.max)
+	last := all[max(0, len(all)-n):]
+	for _, line := range all[:len(all)-len(last)] {
+		if strings.Contains(line, panicMark) {
+			return append([]string{line, "…"}, last...)
+		}
+	}
+	return last
+}
+
 // maxLine bounds a line that the guest wrote, in bytes.
 const maxLine = 512
 

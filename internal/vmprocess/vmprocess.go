@@ -30,7 +30,7 @@ const (
 )
 
 // consoleLines is how much of the guest's console an error shows.
-const consoleLines = 20
+const consoleLines = 12
 
 // process is the state of a VM process.
 type process struct {
@@ -348,7 +348,7 @@ func (c *container) died(err error) int {
 
 // lastLines has the end of the guest's console for an error's text.
 func (p *process) lastLines() string {
-	lines := p.console.lines(consoleLines)
+	lines := p.console.epitaph(consoleLines)
 	if len(lines) == 0 {
 		return "; its console is empty"
 	}

@@ -31,6 +31,17 @@ func TestRing(t *testing.T) {
 	}
 }
 
+func TestEpitaph(t *testing.T) {
+	r := &ring{max: 1000}
+	fmt.Fprint(r, "boot\n[1] Kernel panic - not syncing: why\ntrace 1\ntrace 2\nend\n")
+	if got := fmt.Sprint(r.epitaph(2)); got != "[[1] Kernel panic - not syncing: why … trace 2 end]" {
+		t.Errorf("epitaph(2) = %q", got)
+	}
+	if got := fmt.Sprint(r.epitaph(4)); got != "[[1] Kernel panic - not syncing: why trace 1 trace 2 end]" {
+		t.Errorf("epitaph(4) = %q", got)
+	}
+}
+
 func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain": "plain", "a\tb\r": "a b", "\x1b[31mred\x07": "?[31mred?", "\xff": "?", "ü": "ü",

@@ -219,7 +219,7 @@ func TestGuestDies(t *testing.T) {
 	}
 
 	// A kernel panic leaves its last words.
-	eat := []string{"sh", "-c", "echo 2 >/proc/sys/vm/panic_on_oom; tail -c 1000000000 /dev/zero"}
+	eat := []string{"sh", "-c", "echo 1 >/proc/sys/vm/overcommit_memory; echo 2 >/proc/sys/vm/panic_on_oom; tail -c 1000000000 /dev/zero"}
 	r = runv(t, nil, "run", "-b", bundle(t, eat, func(s *specs.Spec) {
 		s.Annotations[spec.AnnotationMemory] = "128MiB"
 		s.Linux.ReadonlyPaths = nil
