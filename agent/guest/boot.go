@@ -55,6 +55,9 @@ func Boot() error {
 			return fmt.Errorf("mount %s on %s: %w", m.kind, m.target, err)
 		}
 	}
+	if err := openConsole(); err != nil {
+		return err
+	}
 	// Only now that every mount point is in use.
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
@@ -76,6 +79,28 @@ func Boot() error {
 		return fmt.Errorf("raise the limit of open files: %w", err)
 	}
 	return nil
+}
+
+// openConsole gives the agent a standard error, for its last words, if the
+// kernel had no console yet when it started the agent: it then is /dev/null.
+func openConsole() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(unix.Stderr, &st); err == nil && st.Rdev != unix.Mkdev(1, 3) {
+		return nil
+	}
+	fd, err := unix.Open("/dev/console", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		fd, err = unix.Open("/dev/kmsg", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("open a console: %w", err)
+	}
+	for std := range 3 {
+		if err := unix.Dup3(fd, std, 0); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	return os.NewSyscallError("close", unix.Close(fd))
 }
 
 // keepSignals takes note of the signals that would end the agent, so that they
