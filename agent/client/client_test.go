@@ -159,6 +159,16 @@ func TestSilentAgent(t *testing.T) {
 	}
 }
 
+// TestAgentSeesDeadlineFirst has the agent report the end of the caller's time.
+func TestAgentSeesDeadlineFirst(t *testing.T) {
+	c := fakeAgent(t, func(s uint32) []byte {
+		return response(t, s, nil, status.New(codes.DeadlineExceeded, "context deadline exceeded"))
+	})
+	if err := c.Ready(context.Background()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestFailure(t *testing.T) {
 	detailed := func(f *protocol.Failure, text string) *status.Status {
 		st, err := status.New(codes.Internal, text).WithDetails(f)

@@ -1,6 +1,8 @@
 package guest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc/codes"
@@ -29,6 +31,10 @@ var statusCodes = map[protocol.Failure_Reason]codes.Code{
 func statusOf(err error) error {
 	if err == nil {
 		return nil
+	}
+	// The caller's own doing: not a failure of the request.
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return status.FromContextError(err).Err()
 	}
 	f := initproc.Fail(err)
 	code, ok := statusCodes[f.Reason]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,10 +98,17 @@ func TestExec(t *testing.T) {
 
 func TestSignals(t *testing.T) {
 	h := newHarness(t)
-	p := h.open(nil)
+	s, err := client.NewStdio(client.StdioOptions{Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.client.OpenStdio(h.ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
 	script := `trap 'echo TERM' TERM; trap 'echo USR1' USR1; trap 'echo RT; exit 5' 40; echo ready; while :; do sleep 0.05; done`
 	if _, err := h.client.Create(h.ctx, client.CreateOptions{
-		ID: "c1", Spec: marshal(t, defaultSpec("sh", "-c", script)), RootfsTag: h.rootfs, Stdio: p.stdio,
+		ID: "c1", Spec: marshal(t, defaultSpec("sh", "-c", script)), RootfsTag: h.rootfs, Stdio: s,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -113,21 +121,26 @@ func TestSignals(t *testing.T) {
 	if err := h.client.Start(h.ctx, "c1", nil); !errors.Is(err, client.ErrBadState) {
 		t.Errorf("started twice: %v", err)
 	}
-	// The traps are in place once the shell has said so; streams are read
-	// by the pump.
-	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGUSR1, 40} {
-		time.Sleep(300 * time.Millisecond)
-		if err := h.client.Signal(h.ctx, "c1", "", sig); err != nil {
+	expect := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(s.Stdout, got); err != nil || string(got) != want {
+			t.Fatalf("%q, %v; want %q", got, err, want)
+		}
+	}
+	expect("ready\n")
+	for _, step := range []struct {
+		signal unix.Signal
+		output string
+	}{{unix.SIGTERM, "TERM\n"}, {unix.SIGUSR1, "USR1\n"}, {40, "RT\n"}} {
+		if err := h.client.Signal(h.ctx, "c1", "", step.signal); err != nil {
 			t.Fatal(err)
 		}
+		expect(step.output)
 	}
 	exit, err := h.client.Wait(h.ctx, "c1", "")
 	if err != nil || exit.Code != 5 {
 		t.Errorf("exit %+v, %v", exit, err)
-	}
-	p.wg.Wait()
-	if got := p.out[0].String(); got != "ready\nTERM\nUSR1\nRT\n" {
-		t.Errorf("stdout %q", got)
 	}
 	if err := h.client.Signal(h.ctx, "c1", "", unix.SIGTERM); !errors.Is(err, client.ErrBadState) {
 		t.Errorf("signal to the dead: %v", err)

@@ -186,7 +186,7 @@ func TestBackgroundWriter(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	h := newHarness(t)
 	// As process 1 the shell gets only the signals it has a trap for.
-	spec := defaultSpec("sh", "-c", "trap 'exit 130' INT; tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; ls -l /dev/console | cut -c1; read line; stty size; echo got $line; sleep 1000; exit 1")
+	spec := defaultSpec("sh", "-c", "trap 'exit 130' INT; tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; ls -l /dev/console | cut -c1; read line; stty size; echo got $line; while :; do sleep 0.1; done")
 	spec.Process.Terminal = true
 	s, err := client.NewStdio(client.StdioOptions{Terminal: true, Width: 91, Height: 17})
 	if err != nil {
