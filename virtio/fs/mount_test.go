@@ -77,7 +77,7 @@ func bridge(s *server, dev int) error {
 		n, err := unix.Read(dev, in)
 		switch err {
 		case nil:
-		case unix.ENODEV:
+		case unix.ENODEV, unix.ECONNABORTED: // unmounted; the latter before INIT was answered
 			return nil
 		case unix.EINTR, unix.EAGAIN, unix.ENOENT:
 			continue
@@ -119,9 +119,14 @@ func openDir(tb testing.TB, dir string) *os.File {
 // TestPOSIX runs go-fuse's conformance tests.
 func TestPOSIX(t *testing.T) {
 	for name, test := range posixtest.All {
-		if name == "FcntlFlockLocksFile" {
+		switch name {
+		case "FcntlFlockLocksFile":
 			// It expects a process's POSIX lock to conflict with its own,
 			// which no file system does, and upstream does not run it.
+			continue
+		case "XAttrLarge":
+			// It needs more room for attributes than ext4 has, and skips
+			// itself there.
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
