@@ -207,6 +207,9 @@ func splice(client *net.UnixConn, guest *Conn, first []byte) {
 		guest.CloseWrite()
 	case errors.Is(err, unix.EPIPE):
 		client.CloseRead() // the guest has ended that way only
+		// What was left unread would turn the later close into a reset, and
+		// the client could miss the guest's last bytes.
+		io.Copy(io.Discard, client)
 	default:
 		guest.Abort()
 		return
