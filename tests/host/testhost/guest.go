@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -346,6 +347,9 @@ func superviseAgent(control *os.File) error {
 	if err != nil {
 		return err
 	}
+	if err := avoidFirstCPU(); err != nil {
+		return err
+	}
 	agent, err := os.StartProcess("/proc/self/exe", []string{"testhost", "agent"}, &os.ProcAttr{
 		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"},
 		Dir: "/",
@@ -371,4 +375,22 @@ func superviseAgent(control *os.File) error {
 			return nil
 		}
 	}
+}
+
+// avoidFirstCPU keeps what the calling goroutine starts from now on off CPU 0.
+//
+// In QEMU's TCG every FXRSTOR and XRSTOR, on whatever processor, clears a bit
+// of the first processor's hflags2 without a lock (cpu_clear_ignne). The same
+// word holds the global interrupt flag and the nested-paging flag, so what a
+// VMRUN or #VMEXIT on the first processor has just written to it can be
+// undone: interrupts get lost, or arrive between a guest and its host. On a
+// processor that runs no guests these flags never change.
+func avoidFirstCPU() error {
+	runtime.LockOSThread()
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return os.NewSyscallError("sched_getaffinity", err)
+	}
+	set.Clear(0)
+	return os.NewSyscallError("sched_setaffinity", unix.SchedSetaffinity(0, &set))
 }

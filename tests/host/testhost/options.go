@@ -71,8 +71,8 @@ func (o *options) check() error {
 	if o.memoryMiB < 512 {
 		return failf(exitUsage, "-m %d: a host needs at least 512 MiB", o.memoryMiB)
 	}
-	if o.cpus < 1 || o.cpus > 255 {
-		return failf(exitUsage, "-p %d: want 1 to 255 processors", o.cpus)
+	if o.cpus < 1 || o.cpus > 254 {
+		return failf(exitUsage, "-p %d: want 1 to 254 processors", o.cpus)
 	}
 	return nil
 }

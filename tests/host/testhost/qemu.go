@@ -120,7 +120,8 @@ func qemuArgs(o *options, k *hostKernel) []string {
 		"-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024",
 		// Less what TCG lacks anyway, and would warn about.
 		"-cpu", "EPYC,+svm,+npt,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec",
-		"-m", strconv.Itoa(o.memoryMiB), "-smp", strconv.Itoa(o.cpus),
+		// One more than the commands get: see avoidFirstCPU.
+		"-m", strconv.Itoa(o.memoryMiB), "-smp", strconv.Itoa(o.cpus + 1),
 		"-kernel", k.image, "-initrd", "/proc/self/fd/5",
 		// A busy machine delays the emulated timers: their checks would fail.
 		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off" +
