@@ -46,6 +46,9 @@ func (d *Device) dial(ctx context.Context, typ Type, port uint32) (*Conn, error)
 		ctx, cancel = context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 	}
+	if err := d.events.wait(ctx); err != nil {
+		return nil, dialError(err)
+	}
 	d.mu.Lock()
 	if typ == TypeSeqpacket && d.ready && !d.seqpacket {
 		d.mu.Unlock()

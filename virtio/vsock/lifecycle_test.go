@@ -7,6 +7,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestListener(t *testing.T) {
@@ -201,5 +202,21 @@ func TestTransportReset(t *testing.T) {
 	d.TransportReset(guestCID)
 	if _, _, ok := q.wait(nil); !ok {
 		t.Error("no second event")
+	}
+	// Until the driver offers a buffer again it may still end what is new.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := d.Dial(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Dial before the driver has handled the event: %v", err)
+	}
+	wantSlots(t, d, 0)
+	dialed := make(chan error)
+	go func() { _, err := d.Dial(t.Context(), 5); dialed <- err }()
+	q.add(0, eventSize)
+	q.kick.Signal()
+	h := g.expect(OpRequest)
+	g.send(Header{SrcPort: 5, DstPort: h.SrcPort, Op: OpResponse, BufAlloc: 100}, "")
+	if err := <-dialed; err != nil {
+		t.Errorf("Dial after the driver has handled the event: %v", err)
 	}
 }
