@@ -131,12 +131,8 @@ func TestClosedStdout(t *testing.T) {
 
 func TestTenAtOnce(t *testing.T) {
 	noLeaks(t)
-	n := 10
-	if os.Getenv("RUNV_IN_TEST_HOST") == "tcg" {
-		n = 4 // more do not start within the time limits of two emulated CPUs
-	}
 	var wg sync.WaitGroup
-	for i := range n {
+	for i := range 10 {
 		dir := bundle(t, []string{"sh", "-c", fmt.Sprintf("cat; exit %d", i)}, func(s *specs.Spec) {
 			s.Annotations[spec.AnnotationMemory] = "128MiB"
 		})
