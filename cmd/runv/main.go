@@ -78,7 +78,7 @@ func newApp(g *globals) *cli.App {
 
 func commands(g *globals) []*cli.Command {
 	list := []*cli.Command{
-		runCommand(g), createCommand(g), startCommand(g), stateCommand(g), killCommand(g), deleteCommand(g),
+		runCommand(g), createCommand(g), startCommand(g), stateCommand(g), killCommand(g), psCommand(g), deleteCommand(g),
 		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g),
 	}
 	for _, command := range list {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +19,9 @@ import (
 
 // trap waits for TERM and ends with 7; it tells when it is ready.
 var trap = []string{"sh", "-c", "trap 'echo got TERM; exit 7' TERM; trap 'echo got HUP' HUP; echo ready; while :; do sleep 1; done"}
+
+// psLine is the container's first process in the output of ps.
+var psLine = regexp.MustCompile(`(?m)^0 +1 +0 +\S+ +\S+ +\? +\d\d:\d\d:\d\d +sh -c trap `)
 
 func TestLifecycle(t *testing.T) {
 	noLeaks(t)
@@ -62,6 +66,17 @@ func TestLifecycle(t *testing.T) {
 	runv(t, nil, "list", "-q").expect(t, id+"\n", "", 0)
 
 	waitOutput(t, out.Name(), "ready\n")
+	if r := runv(t, nil, "ps", id); r.status != 0 || !psLine.MatchString(r.stdout) {
+		t.Errorf("ps: %+v", r)
+	}
+	var pids []int
+	r = runv(t, nil, "ps", "--format", "json", id)
+	if err := json.Unmarshal([]byte(r.stdout), &pids); err != nil || len(pids) == 0 || pids[0] != 1 {
+		t.Errorf("ps: %v: %q", err, r.stdout)
+	}
+	if r := runv(t, nil, "ps", id, "-aux"); r.status == 0 || !strings.Contains(r.stderr, "-aux") {
+		t.Errorf("ps with options: %+v", r)
+	}
 	runv(t, nil, "kill", id, "HUP").expect(t, "", "", 0)
 	waitOutput(t, out.Name(), "ready\ngot HUP\n")
 	runv(t, nil, "kill", id).expect(t, "", "", 0)
@@ -70,8 +85,10 @@ func TestLifecycle(t *testing.T) {
 		t.Errorf("a stopped container has the pid %d", s.Pid)
 	}
 	waitOutput(t, out.Name(), "ready\ngot HUP\ngot TERM\n")
-	if r := runv(t, nil, "kill", id); r.status == 0 || !strings.Contains(r.stderr, "not running") {
-		t.Errorf("kill of a stopped container: %+v", r)
+	for _, verb := range []string{"kill", "ps"} {
+		if r := runv(t, nil, verb, id); r.status == 0 || !strings.Contains(r.stderr, "not running") {
+			t.Errorf("%s of a stopped container: %+v", verb, r)
+		}
 	}
 	runv(t, nil, "delete", id).expect(t, "", "", 0)
 	if r := runv(t, nil, "delete", id); r.status == 0 || !strings.Contains(r.stderr, "does not exist") {
