@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -81,28 +79,18 @@ func (g *globals) kill(id string, sig unix.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
-	switch status := s.Now(); status {
-	case specs.StateCreated, specs.StateRunning:
-	default:
-		return fmt.Errorf("cannot signal %s: container not running: it is %s", id, status)
+	if err := checkActive(s); err != nil {
+		return fmt.Errorf("cannot signal %s: %w", id, err)
 	}
 	if sig == unix.SIGKILL {
 		return s.Process.Kill(killTimeout)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), agentTimeout)
-	defer cancel()
-	agent, err := g.agent(ctx, id)
-	if err == nil {
-		defer agent.Close()
+	err = g.ask(id, s, func(ctx context.Context, agent *client.Client) error {
 		if all {
-			err = agent.SignalAll(ctx, id, sig)
-		} else {
-			err = agent.Signal(ctx, id, "", sig)
+			return agent.SignalAll(ctx, id, sig)
 		}
-	}
-	if err != nil && (!s.Process.Alive() || errors.Is(err, client.ErrBadState)) {
-		err = errors.New("container not running")
-	}
+		return agent.Signal(ctx, id, "", sig)
+	})
 	if err != nil {
 		return fmt.Errorf("cannot signal %s: %w", id, err)
 	}

@@ -10,7 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
 	"runv.dev/runv/agent/client"
@@ -29,16 +28,16 @@ func psCommand(g *globals) *cli.Command {
 			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "`FORMAT`: table or json"},
 		},
 		Action: func(c *cli.Context) error {
-			switch c.Args().Len() {
-			case 0:
-				return fmt.Errorf("ps: want the container's id: see `runv ps --help`")
-			case 1:
-			default:
+			if c.Args().Len() > 1 {
 				return fmt.Errorf("ps: %q: the processes are in a VM, where the options of ps(1) do not reach: leave them out", c.Args().Get(1))
+			}
+			id, err := oneID(c)
+			if err != nil {
+				return err
 			}
 			switch format := c.String("format"); format {
 			case "table", "json":
-				return g.ps(os.Stdout, c.Args().First(), format)
+				return g.ps(os.Stdout, id, format)
 			default:
 				return fmt.Errorf("ps: --format %s: neither table nor json", format)
 			}
@@ -52,19 +51,14 @@ func (g *globals) ps(w io.Writer, id, format string) error {
 	if err != nil {
 		return err
 	}
-	switch status := s.Now(); status {
-	case specs.StateCreated, specs.StateRunning:
-	default:
-		return fmt.Errorf("cannot list the processes of %s: container not running: it is %s", id, status)
+	var list []client.Process
+	err = checkActive(s)
+	if err == nil {
+		err = g.ask(id, s, func(ctx context.Context, agent *client.Client) (err error) {
+			list, err = agent.Processes(ctx, id)
+			return err
+		})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), agentTimeout)
-	defer cancel()
-	agent, err := g.agent(ctx, id)
-	if err != nil {
-		return fmt.Errorf("cannot list the processes of %s: %w", id, err)
-	}
-	defer agent.Close()
-	list, err := agent.Processes(ctx, id)
 	if err != nil {
 		return fmt.Errorf("cannot list the processes of %s: %w", id, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"runv.dev/runv/agent/client"
+	"runv.dev/runv/internal/container"
 )
 
 func startCommand(g *globals) *cli.Command {
@@ -39,6 +40,34 @@ func (g *globals) agent(ctx context.Context, id string) (*client.Client, error) 
 	return client.New(ctx, func(ctx context.Context, port uint32) (net.Conn, error) {
 		return g.store().DialAgent(ctx, id, port)
 	})
+}
+
+// checkActive returns an error unless the container has a process to ask for.
+func checkActive(s *container.State) error {
+	switch status := s.Now(); status {
+	case specs.StateCreated, specs.StateRunning:
+		return nil
+	default:
+		return fmt.Errorf("%w: it is %s", errNotRunning, status)
+	}
+}
+
+var errNotRunning = errors.New("container not running")
+
+// ask connects to the agent of an active container for one request. Should the
+// container end meanwhile, the error is errNotRunning.
+func (g *globals) ask(id string, s *container.State, request func(context.Context, *client.Client) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), agentTimeout)
+	defer cancel()
+	agent, err := g.agent(ctx, id)
+	if err == nil {
+		defer agent.Close()
+		err = request(ctx, agent)
+	}
+	if err != nil && (!s.Process.Alive() || errors.Is(err, client.ErrBadState)) {
+		return errNotRunning
+	}
+	return err
 }
 
 func (g *globals) start(id string) error {
