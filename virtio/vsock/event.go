@@ -30,7 +30,7 @@ type events struct {
 func (e *events) start(q *virtio.ActiveQueue) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.q, e.free, e.reset, e.sent = q, nil, false, 0
+	e.q = q
 }
 
 func (e *events) stop() {
@@ -113,10 +113,10 @@ func (e *events) update() error {
 		if err != nil {
 			return err
 		}
-		if ok && len(e.free) == int(e.q.Size()) {
-			return errors.New("more buffers than the queue holds")
-		}
 		if ok {
+			if len(e.free) == int(e.q.Size()) {
+				return errors.New("more buffers than the queue holds")
+			}
 			e.free = append(e.free, c)
 			e.sent = max(e.sent-1, 0)
 			continue
