@@ -131,8 +131,9 @@ func TestClosedStdout(t *testing.T) {
 
 func TestTenAtOnce(t *testing.T) {
 	noLeaks(t)
+	const n = 10
 	var wg sync.WaitGroup
-	for i := range 10 {
+	for i := range n {
 		dir := bundle(t, []string{"sh", "-c", fmt.Sprintf("cat; exit %d", i)}, func(s *specs.Spec) {
 			s.Annotations[spec.AnnotationMemory] = "128MiB"
 		})
