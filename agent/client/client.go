@@ -249,6 +249,12 @@ func (c *Client) WaitUndrained(ctx context.Context, id, execID string) (Exit, er
 	return c.wait(ctx, &protocol.WaitRequest{ContainerId: id, ExecId: execID, Undrained: true})
 }
 
+// WaitOrKill is WaitUndrained, and the agent kills the process should this
+// connection end before it.
+func (c *Client) WaitOrKill(ctx context.Context, id, execID string) (Exit, error) {
+	return c.wait(ctx, &protocol.WaitRequest{ContainerId: id, ExecId: execID, Undrained: true, Kill: true})
+}
+
 func (c *Client) wait(ctx context.Context, req *protocol.WaitRequest) (Exit, error) {
 	resp, err := unboundedCall(ctx, c, "wait", c.agent.Wait, req)
 	if err != nil {

@@ -195,6 +195,7 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 	if err := json.Unmarshal(req.Process, spec); err != nil {
 		return nil, nil, initproc.Invalid("process: %v", err)
 	}
+	inherit(spec, c.spec.Process)
 	if err := initproc.CheckProcess(spec); err != nil {
 		return nil, nil, err
 	}
@@ -266,6 +267,29 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 	c.mu.Unlock()
 	go c.forget(req.ExecId, p)
 	return p, report.Warnings, nil
+}
+
+// inherit fills in what a process that does not say has from the container's
+// first one, as with other runtimes.
+func inherit(p, first *specs.Process) {
+	if p.Capabilities == nil {
+		p.Capabilities = first.Capabilities
+	}
+	if len(p.Rlimits) == 0 {
+		p.Rlimits = first.Rlimits
+	}
+	if p.User.Umask == nil {
+		p.User.Umask = first.User.Umask
+	}
+	if p.OOMScoreAdj == nil {
+		p.OOMScoreAdj = first.OOMScoreAdj
+	}
+	if p.Scheduler == nil {
+		p.Scheduler = first.Scheduler
+	}
+	if p.IOPriority == nil {
+		p.IOPriority = first.IOPriority
+	}
 }
 
 // reserve takes a name for a process to come.

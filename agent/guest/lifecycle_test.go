@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,7 +39,12 @@ func (h *harness) exec(id string, process *specs.Process) (result, error) {
 
 func TestExec(t *testing.T) {
 	h := newHarness(t)
-	h.start(defaultSpec("sleep", "1000"))
+	first := defaultSpec("sleep", "1000")
+	umask, score, chown := uint32(0o027), 77, []string{"CAP_CHOWN"}
+	first.Process.User.Umask, first.Process.OOMScoreAdj = &umask, &score
+	first.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 333, Hard: 444}}
+	first.Process.Capabilities = &specs.LinuxCapabilities{Bounding: chown, Permitted: chown, Effective: chown}
+	h.start(first)
 	tests := []struct {
 		name    string
 		process func(*specs.Process)
@@ -53,6 +59,11 @@ func TestExec(t *testing.T) {
 		{name: "user", script: "id -u; id -g; id -G; echo $HOME; grep CapEff /proc/self/status", stdout: "1000\n1001\n1001 5 6\n/home/alice\nCapEff:\t0000000000000000\n",
 			process: func(p *specs.Process) {
 				p.User = specs.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{5, 6}}
+			}},
+		{name: "attributes of the first process", script: "ulimit -n; umask; grep CapEff /proc/self/status; cat /proc/self/oom_score_adj",
+			stdout: "333\n0027\nCapEff:\t0000000000000001\n77\n",
+			process: func(p *specs.Process) {
+				p.Capabilities, p.Rlimits, p.User.Umask, p.OOMScoreAdj = nil, nil, nil, nil
 			}},
 		{name: "cwd", script: "pwd", stdout: "/data\n", process: func(p *specs.Process) { p.Cwd = "/data" }},
 		{name: "null output", script: "grep -c ^State /proc/self/status", stdout: "1\n"},
@@ -93,6 +104,53 @@ func TestExec(t *testing.T) {
 	}
 	if _, err := h.exec("late", defaultSpec("true").Process); !errors.Is(err, client.ErrBadState) {
 		t.Errorf("exec in a dead container: %v", err)
+	}
+}
+
+// writeNotifier tells when something was written.
+type writeNotifier struct {
+	net.Conn
+	written chan struct{}
+}
+
+func (w *writeNotifier) Write(p []byte) (int, error) {
+	n, err := w.Conn.Write(p)
+	w.written <- struct{}{}
+	return n, err
+}
+
+func TestWaitOrKill(t *testing.T) {
+	h := newHarness(t)
+	h.start(defaultSpec("sleep", "1000"))
+	written := make(chan struct{}, 100)
+	other, err := client.New(h.ctx, func(ctx context.Context, port uint32) (net.Conn, error) {
+		conn, err := h.dial(ctx, port)
+		return &writeNotifier{conn, written}, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(h.ctx, client.ExecOptions{
+		ContainerID: "c1", ExecID: "e1", Process: marshal(t, defaultSpec("sleep", "1000").Process),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for len(written) > 0 {
+		<-written
+	}
+	waited := make(chan error)
+	go func() {
+		_, err := other.WaitOrKill(h.ctx, "c1", "e1")
+		waited <- err
+	}()
+	<-written
+	other.Close()
+	if err := <-waited; !errors.Is(err, client.ErrAgentLost) {
+		t.Errorf("the wait ended with %v", err)
+	}
+	exit, err := h.client.Wait(h.ctx, "c1", "e1")
+	if err != nil || exit.Signal != unix.SIGKILL {
+		t.Errorf("the process ended with %+v, %v; want SIGKILL", exit, err)
 	}
 }
 

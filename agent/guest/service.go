@@ -190,6 +190,12 @@ func (s *service) Wait(ctx context.Context, req *protocol.WaitRequest) (*protoco
 		return nil, statusOf(err)
 	}
 	resp, err := p.wait(ctx, req.Undrained)
+	if err != nil && req.Kill {
+		// Nobody is left to hear of the process's end, or to end it.
+		if err := s.agent.signal(p, unix.SIGKILL); err != nil {
+			s.agent.log.Debug("kill", "process", req.ExecId, "error", err)
+		}
+	}
 	return resp, statusOf(err)
 }
 

@@ -972,7 +972,9 @@ type WaitRequest struct {
 	ExecId      string                 `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"exec_id,omitempty"`
 	// Return when the process has ended, without waiting for its output to be
 	// written to the streams.
-	Undrained     bool `protobuf:"varint,3,opt,name=undrained,proto3" json:"undrained,omitempty"`
+	Undrained bool `protobuf:"varint,3,opt,name=undrained,proto3" json:"undrained,omitempty"`
+	// Kill the process should the connection end before it does.
+	Kill          bool `protobuf:"varint,4,opt,name=kill,proto3" json:"kill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1024,6 +1026,13 @@ func (x *WaitRequest) GetExecId() string {
 func (x *WaitRequest) GetUndrained() bool {
 	if x != nil {
 		return x.Undrained
+	}
+	return false
+}
+
+func (x *WaitRequest) GetKill() bool {
+	if x != nil {
+		return x.Kill
 	}
 	return false
 }
@@ -2336,11 +2345,12 @@ const file_agent_proto_rawDesc = "" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\rR\x06signal\x12\x10\n" +
 	"\x03all\x18\x04 \x01(\bR\x03all\"\x10\n" +
-	"\x0eSignalResponse\"g\n" +
+	"\x0eSignalResponse\"{\n" +
 	"\vWaitRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x1c\n" +
-	"\tundrained\x18\x03 \x01(\bR\tundrained\"\x9a\x02\n" +
+	"\tundrained\x18\x03 \x01(\bR\tundrained\x12\x12\n" +
+	"\x04kill\x18\x04 \x01(\bR\x04kill\"\x9a\x02\n" +
 	"\fWaitResponse\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\rR\bexitCode\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x1f\n" +
