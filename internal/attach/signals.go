@@ -1,4 +1,4 @@
-package vmprocess
+package attach
 
 import (
 	"os"
@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relayed are the signals that go to the container's process. The others cannot
+// relayed are the signals that go to the process. The others cannot
 // be caught (KILL, STOP), are this process's own (SEGV and the like, CHLD), or
 // belong to the Go runtime (URG, PROF); kill has another way for them.
 func relayed() []os.Signal {
@@ -24,17 +24,17 @@ func relayed() []os.Signal {
 	return list
 }
 
-// catchSignals starts to catch what is relayed. SIGPIPE is ignored: a write to a
+// CatchSignals starts to catch what is relayed. SIGPIPE is ignored: a write to a
 // closed stdout is to fail, not to kill.
-func catchSignals() chan os.Signal {
+func CatchSignals() chan os.Signal {
 	signal.Ignore(unix.SIGPIPE)
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch, relayed()...)
 	return ch
 }
 
-// ends tells whether a signal, by default, ends the process that gets it.
-func ends(s os.Signal) bool {
+// Ends tells whether a signal, by default, ends the process that gets it.
+func Ends(s os.Signal) bool {
 	switch s {
 	case unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH:
 		return false

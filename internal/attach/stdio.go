@@ -1,4 +1,4 @@
-package vmprocess
+package attach
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 )
 
 // stdio copies between this process's stdin, stdout and stderr and the streams
-// of the container's process. Each output is one stream from the guest to one
+// of the process in the guest. Each output is one stream from the guest to one
 // descriptor: nothing is merged, and a reader that does not read holds back the
 // process in the guest, as a pipe would.
 type stdio struct {

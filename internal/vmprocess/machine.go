@@ -36,8 +36,9 @@ type machine struct {
 	vsock   *vsock.Device
 	hello   net.Listener
 
-	ended  chan struct{} // closed when the machine has stopped
-	reason string        // valid then
+	// guest ends when the machine has stopped; its cause is the reason.
+	guest context.Context
+	stop  context.CancelCauseFunc
 }
 
 // assemble builds the machine and the cage around it, and starts the guest.
@@ -73,9 +74,9 @@ func (p *process) assemble() (*machine, error) {
 	}
 	m := &machine{
 		process: p,
-		ended:   make(chan struct{}),
 		vsock:   vsock.New(vsock.Options{CID: guestCID, Log: p.log.With("device", "vsock")}),
 	}
+	m.guest, m.stop = context.WithCancelCause(context.Background())
 	agentLog := &lineLogger{log: p.log, level: slog.LevelDebug}
 	devices := []virtio.Device{
 		console.New(
@@ -140,16 +141,11 @@ func (p *process) openAssets() (*assets.Assets, error) {
 // run runs the machine until it ends.
 func (m *machine) run(vm *vmm.VM) {
 	exit, err := vm.Run(context.Background())
-	m.reason = exit.String()
+	reason := exit.String()
 	if err != nil {
-		m.reason = fmt.Sprintf("%s: %v", m.reason, err)
+		reason = fmt.Sprintf("%s: %v", reason, err)
 	}
-	close(m.ended)
-}
-
-// death is the error for a machine that has ended by itself.
-func (m *machine) death() error {
-	return fmt.Errorf("the guest died: %s%s", m.reason, m.process.lastLines())
+	m.stop(fmt.Errorf("the guest died: %s%s", reason, m.process.lastLines()))
 }
 
 // serve connects the clients of agent.sock to the agent, for as long as the

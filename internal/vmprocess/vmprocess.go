@@ -14,9 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"runv.dev/runv/agent/client"
+	"runv.dev/runv/internal/attach"
 	"runv.dev/runv/internal/logging"
 	"runv.dev/runv/internal/sandbox"
 )
@@ -44,7 +43,7 @@ type process struct {
 // Main runs the VM process and has its exit status.
 func Main() int {
 	begun := time.Now()
-	signals := catchSignals()
+	signals := attach.CatchSignals()
 	in, err := sandbox.Inherit()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "runv: %v\n", err)
@@ -110,7 +109,7 @@ func (p *process) run(signals <-chan os.Signal) int {
 	}
 	p.trace("created")
 	go p.startOnRequest(ctx, c, start)
-	return c.wait(ctx, signals)
+	return c.wait(signals)
 }
 
 // failed reports to the runtime, which tells the user, why there is no
@@ -156,15 +155,13 @@ type container struct {
 	*process
 	machine *machine
 	client  *client.Client
-	stdio   *stdio
+	init    *attach.Process
 }
 
 // agentTimeout bounds how long a guest may take from its first instruction until
 // its agent reports. It is generous: a host may be slow, and a guest that fails
 // to boot usually says so by a panic.
 const agentTimeout = 2 * time.Minute
-
-var errInterrupted = errors.New("interrupted")
 
 // create waits for the agent and has it create the container. What can end this
 // early: the guest's end, a signal, the runtime's end, the time.
@@ -176,13 +173,13 @@ func (p *process) create(ctx context.Context, m *machine, signals <-chan os.Sign
 	go func() {
 		for {
 			select {
-			case <-m.ended:
-				cancel(m.death())
+			case <-m.guest.Done():
+				cancel(context.Cause(m.guest))
 			case <-abandoned:
-				cancel(errInterrupted)
+				cancel(attach.ErrInterrupted)
 			case s := <-signals:
-				if ends(s) {
-					cancel(fmt.Errorf("%w by signal %v", errInterrupted, s))
+				if attach.Ends(s) {
+					cancel(fmt.Errorf("%w by signal %v", attach.ErrInterrupted, s))
 				}
 				continue
 			case <-done:
@@ -203,8 +200,8 @@ func (p *process) create(ctx context.Context, m *machine, signals <-chan os.Sign
 // lost waits a moment for the reason why the agent is gone.
 func (p *process) lost(m *machine, err error) error {
 	select {
-	case <-m.ended:
-		return m.death()
+	case <-m.guest.Done():
+		return context.Cause(m.guest)
 	case <-time.After(lostTimeout):
 		return fmt.Errorf("%w%s", err, p.lastLines())
 	}
@@ -233,108 +230,46 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 		return nil, err
 	}
 	c := &container{process: p, machine: m, client: agent}
-	if c.stdio, err = newStdio(p.boot.Plan.Terminal, p.log); err != nil {
+	c.init, err = attach.New(attach.Options{
+		Client: agent, ID: p.boot.ID, Terminal: p.boot.Plan.Terminal, Log: p.log, Guest: m.guest,
+	})
+	if err != nil {
 		return nil, errors.Join(err, agent.Close())
 	}
 	// The streams and the request travel at the same time.
 	opened := make(chan error, 1)
-	go func() { opened <- agent.OpenStdio(ctx, c.stdio.Stdio) }()
+	go func() { opened <- agent.OpenStdio(ctx, c.init.Streams()) }()
 	_, err = agent.Create(ctx, client.CreateOptions{
 		ID:        p.boot.ID,
 		Spec:      spec,
 		RootfsTag: rootTag,
-		Stdio:     c.stdio.Stdio,
+		Stdio:     c.init.Streams(),
 		Clone:     &client.Clone{Time: time.Now()},
 	})
 	if err = errors.Join(err, <-opened); err != nil {
 		return nil, errors.Join(err, agent.Close())
 	}
-	c.stdio.start()
+	c.init.Start()
 	return c, nil
 }
 
 // wait waits for the container's end and has its exit status.
-func (c *container) wait(ctx context.Context, signals <-chan os.Signal) int {
-	type result struct {
-		exit client.Exit
-		err  error
-	}
-	exited := make(chan result, 1)
-	go func() {
-		exit, err := c.client.WaitUndrained(ctx, c.boot.ID, "")
-		exited <- result{exit, err}
-	}()
-	for {
-		select {
-		case s := <-signals:
-			c.signal(ctx, s)
-		case <-c.machine.ended:
-			return c.died(c.machine.death())
-		case r := <-exited:
-			if r.err != nil {
-				return c.died(c.lost(c.machine, r.err))
-			}
-			c.trace("exited")
-			if r.exit.OOMKilled {
-				c.log.Warn("the guest killed a process of the container for lack of memory")
-			}
-			c.drain(ctx, signals)
-			return r.exit.Status()
-		}
-	}
-}
-
-// drain delivers the rest of the output. The container is gone, so a signal that
-// would have ended it ends the wait for a reader that does not read.
-func (c *container) drain(ctx context.Context, signals <-chan os.Signal) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error, 1)
-	go func() {
-		// Unlike WaitUndrained this tells how much output there is, as soon
-		// as the guest has sent it.
-		exit, err := c.client.Wait(ctx, c.boot.ID, "")
-		if err == nil {
-			err = c.stdio.drain(ctx, exit)
-		}
-		done <- err
-	}()
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				c.log.Warn("drain", "err", err)
-			}
-			return
-		case <-c.machine.ended:
-			cancel(c.machine.death())
-			c.log.Warn("the guest died before all output was delivered", "err", c.machine.death())
-			return
-		case s := <-signals:
-			if ends(s) {
-				cancel(fmt.Errorf("%w by signal %v", errInterrupted, s))
-			}
-		}
-	}
-}
-
-// signal passes a signal on, or the size of the terminal.
-func (c *container) signal(ctx context.Context, s os.Signal) {
-	sig, ok := s.(unix.Signal)
-	if !ok {
-		return
-	}
-	var err error
-	if sig == unix.SIGWINCH && c.boot.Plan.Terminal {
-		if width, height := windowSize(); width != 0 && height != 0 {
-			err = c.client.Resize(ctx, c.boot.ID, "", width, height)
-		}
-	} else {
-		err = c.client.Signal(ctx, c.boot.ID, "", sig)
-	}
+func (c *container) wait(signals <-chan os.Signal) int {
+	exit, err := c.init.Wait(signals)
 	if err != nil {
-		c.log.Debug("signal", "signal", sig, "err", err)
+		if c.machine.guest.Err() == nil {
+			err = c.lost(c.machine, err)
+		}
+		return c.died(err)
 	}
+	c.trace("exited")
+	if exit.OOMKilled {
+		c.log.Warn("the guest killed a process of the container for lack of memory")
+	}
+	if err := c.init.Drain(signals); err != nil {
+		c.log.Warn("drain", "err", err)
+	}
+	return exit.Status()
 }
 
 // died reports a guest that ended without a word about the container.
