@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +21,10 @@ import (
 // bootLimit is how long a host may take until its agent answers: some 10 s on
 // an idle machine, minutes on one that is overloaded.
 const bootLimit = 10 * time.Minute
+
+// bootTries is how often a host is booted whose kernel stalls on the way up: in
+// a rare race of QEMU 10.0's TCG the first processor gets no timer interrupts.
+const bootTries = 4
 
 // host is a running host of either kind.
 type host struct {
@@ -41,21 +47,32 @@ func startHost(ctx context.Context, o *options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	var h *host
+	start := startQEMU
 	if kind == kindNative {
-		h, err = startNative(o)
-	} else {
-		h, err = startQEMU(o)
+		start = startNative
 	}
-	if err != nil {
-		return nil, err
-	}
-	if err := h.awaitAgent(ctx); err != nil {
+	for try := 1; ; try++ {
+		h, err := start(o)
+		if err != nil {
+			return nil, err
+		}
+		stalled := h.console.stalled
+		if try == bootTries {
+			stalled = nil // it may be the machine that is slow
+		}
+		err = h.awaitAgent(ctx, stalled)
+		if err == nil {
+			return h, nil
+		}
 		h.kill()
-		return nil, err
+		if !errors.Is(err, errStalled) {
+			return nil, err
+		}
+		fmt.Fprintln(os.Stderr, "testhost: the emulated host stalled while it booted: booting another")
 	}
-	return h, nil
 }
+
+var errStalled = errors.New("the host's kernel stalls")
 
 func startQEMU(o *options) (*host, error) {
 	kernel, err := prepareQEMU()
@@ -169,7 +186,9 @@ func (h *host) launch(cmd *exec.Cmd) error {
 	return nil
 }
 
-func (h *host) awaitAgent(ctx context.Context) error {
+// awaitAgent waits until the host can take commands, but not if stalled is
+// closed before.
+func (h *host) awaitAgent(ctx context.Context, stalled <-chan struct{}) error {
 	hello := make(chan error, 1)
 	go func() {
 		f, err := h.conn.Read()
@@ -187,6 +206,8 @@ func (h *host) awaitAgent(ctx context.Context) error {
 			return fmt.Errorf("the host did not come up: %w%s", err, h.console)
 		}
 		return nil
+	case <-stalled:
+		return errStalled
 	case <-timer.C:
 		return fmt.Errorf("the host did not come up in %v%s", bootLimit, h.console)
 	case <-ctx.Done():
@@ -230,16 +251,23 @@ func socketPair() (ours, theirs *os.File, err error) {
 type tail struct {
 	mu   sync.Mutex
 	text []byte
+	// stalled is closed when the kernel has reported that RCU stalls.
+	stalled chan struct{}
+	told    bool
 }
 
 const tailSize = 8 << 10
 
-func newTail() *tail { return new(tail) }
+func newTail() *tail { return &tail{stalled: make(chan struct{})} }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.text = append(t.text, p...)
+	if !t.told && bytes.Contains(t.text, []byte("detected stalls on CPUs")) {
+		t.told = true
+		close(t.stalled)
+	}
 	if extra := len(t.text) - tailSize; extra > 0 {
 		t.text = append(t.text[:0], t.text[extra:]...)
 	}
