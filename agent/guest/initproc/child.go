@@ -227,7 +227,7 @@ func (c *child) becomeUser() error {
 	if err := setRlimits(p.Rlimits); err != nil {
 		return err
 	}
-	c.env = withHome(p.Env, p.User.UID)
+	c.env = environment(p.Env, p.User.UID)
 	// Whatever is open stays behind at execve.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return os.NewSyscallError("close_range", err)

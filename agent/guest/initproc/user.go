@@ -40,16 +40,24 @@ func setUser(u *specs.User) error {
 // maxPasswd bounds what is read of the container's /etc/passwd.
 const maxPasswd = 1 << 20
 
-// withHome adds HOME to an environment that has none: the user's home directory
-// in the container's /etc/passwd, else "/".
-func withHome(env []string, uid uint32) []string {
-	for _, e := range env {
-		if strings.HasPrefix(e, "HOME=") && e != "HOME=" {
-			return env
+// environment is env with one entry a name, the last, and with HOME: without
+// one it is the user's home directory in the container's /etc/passwd, else "/".
+func environment(env []string, uid uint32) []string {
+	seen := make(map[string]bool, len(env))
+	out := make([]string, 0, len(env)+1)
+	for _, entry := range slices.Backward(env) {
+		name, value, _ := strings.Cut(entry, "=")
+		if seen[name] || name == "HOME" && value == "" {
+			continue
 		}
+		seen[name] = true
+		out = append(out, entry)
 	}
-	env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return e == "HOME=" })
-	return append(env, "HOME="+homeOf("/etc/passwd", uid))
+	slices.Reverse(out)
+	if !seen["HOME"] {
+		out = append(out, "HOME="+homeOf("/etc/passwd", uid))
+	}
+	return out
 }
 
 func homeOf(passwd string, uid uint32) string {
