@@ -129,7 +129,9 @@ func (g *globals) create(o createOptions) (_ *creation, err error) {
 	cr := &creation{g: g, opts: o, plan: plan, signals: make(chan os.Signal, 64)}
 	signal.Notify(cr.signals, forwarded()...)
 	signal.Ignore(unix.SIGPIPE)
-	if cr.terminal, err = openTerminal(plan, o); err != nil {
+	if cr.terminal, err = openTerminal(terminalOptions{
+		wanted: plan.Terminal, size: plan.Spec.Process.ConsoleSize, socket: o.consoleSocket, foreground: o.foreground,
+	}); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -216,7 +218,7 @@ func (cr *creation) launch(kvm *os.File) error {
 
 // bootstrap has the VM process create the container.
 func (cr *creation) bootstrap() error {
-	stop := cr.forward()
+	stop := forward(cr.signals, cr.process)
 	err := cr.process.Create(&sandbox.Bootstrap{
 		ID:      cr.opts.id,
 		Plan:    cr.plan,
@@ -269,17 +271,17 @@ func (cr *creation) explain(err error) error {
 	return fmt.Errorf("%w with exit status %d", err, state.ExitCode())
 }
 
-// forward passes the signals that this process gets on to the VM process, until
-// stop is called.
-func (cr *creation) forward() (stop func()) {
+// forward passes the signals that this process gets on to another, until stop is
+// called.
+func forward(signals <-chan os.Signal, to interface{ Signal(os.Signal) error }) (stop func()) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
 			select {
-			case s := <-cr.signals:
-				_ = cr.process.Signal(s) // it may have ended
+			case s := <-signals:
+				_ = to.Signal(s) // it may have ended
 			case <-done:
 				return
 			}
@@ -328,10 +330,11 @@ func destroy(c *container.Container) error {
 	return c.Remove()
 }
 
-// wait waits for the VM process and has the container's exit status.
-func (cr *creation) wait() (int, error) {
-	stop := cr.forward()
-	state, err := cr.process.Wait()
+// waitForwarding waits for a child, passes signals on to it, and has its exit
+// status.
+func waitForwarding(child *os.Process, signals <-chan os.Signal) (int, error) {
+	stop := forward(signals, child)
+	state, err := child.Wait()
 	stop()
 	if err != nil {
 		return 0, err

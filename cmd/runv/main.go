@@ -19,9 +19,13 @@ import (
 var version = "devel"
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "vm" {
-		// Started by create and run: see package sandbox.
-		os.Exit(vmprocess.Main())
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "vm": // started by create and run: see package sandbox
+			os.Exit(vmprocess.Main())
+		case execArg:
+			os.Exit(execMain())
+		}
 	}
 	os.Exit(run(os.Args))
 }
@@ -78,7 +82,7 @@ func newApp(g *globals) *cli.App {
 
 func commands(g *globals) []*cli.Command {
 	list := []*cli.Command{
-		runCommand(g), createCommand(g), startCommand(g), stateCommand(g), killCommand(g), psCommand(g), deleteCommand(g),
+		runCommand(g), createCommand(g), startCommand(g), execCommand(g), stateCommand(g), killCommand(g), psCommand(g), deleteCommand(g),
 		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g),
 	}
 	for _, command := range list {

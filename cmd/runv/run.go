@@ -41,11 +41,15 @@ func createFlags() []cli.Flag {
 		&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Value: ".", Usage: "`DIRECTORY` with config.json"},
 		&cli.StringFlag{Name: "pid-file", Usage: "write the pid of the VM process to `FILE`"},
 		&cli.StringFlag{Name: "console-socket", Usage: "send the terminal to the Unix socket at `PATH`"},
+		preserveFDsFlag(),
+		&cli.BoolFlag{Name: "no-pivot", Usage: "no effect: the VM process always has a root of its own"},
+		&cli.BoolFlag{Name: "no-new-keyring", Usage: "no effect: the guest has its own keyrings"},
 	}
 }
 
 func createArgs(c *cli.Context) (createOptions, error) {
 	id, err := oneID(c)
+	err = errors.Join(err, checkPreserveFDs(c))
 	return createOptions{
 		id:            id,
 		bundle:        c.String("bundle"),
@@ -74,7 +78,7 @@ func (g *globals) runContainer(o createOptions, keep bool) error {
 	if !o.foreground {
 		return nil
 	}
-	status, err := cr.wait()
+	status, err := waitForwarding(cr.process.Process, cr.signals)
 	if err != nil {
 		return err
 	}

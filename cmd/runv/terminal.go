@@ -6,33 +6,40 @@ import (
 	"net"
 	"os"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"runv.dev/runv/internal/spec"
 )
 
-// terminal is the terminal of a container, seen from the host: the caller's own,
+// terminal is the terminal of a process in the guest, seen from the host: the caller's own,
 // in raw mode, or a new one whose master goes to the console socket.
 type terminal struct {
 	slave *os.File // nil: the caller's own
 	saved *unix.Termios
 }
 
-// openTerminal prepares the terminal; it is nil if the container has none.
-func openTerminal(plan *spec.Plan, o createOptions) (*terminal, error) {
+type terminalOptions struct {
+	wanted bool       // the process is to have a terminal
+	size   *specs.Box // its first size; nil: none
+	socket string     // where to send the master; empty: nowhere
+	// foreground: this process stays and carries the terminal.
+	foreground bool
+}
+
+// openTerminal prepares the terminal; it is nil if the process has none.
+func openTerminal(o terminalOptions) (*terminal, error) {
 	switch {
-	case !plan.Terminal && o.consoleSocket != "":
-		return nil, errors.New("--console-socket: process.terminal is false in config.json: set it to true or leave the option out")
-	case !plan.Terminal:
+	case !o.wanted && o.socket != "":
+		return nil, errors.New("--console-socket: the process has no terminal: set process.terminal in config.json (exec: --tty), or leave the option out")
+	case !o.wanted:
 		return nil, nil
-	case o.consoleSocket != "":
-		return newTerminal(plan, o.consoleSocket)
+	case o.socket != "":
+		return newTerminal(o.size, o.socket)
 	case !o.foreground:
-		return nil, errors.New("process.terminal is true: give --console-socket, for somebody must hold the terminal (or set it to false)")
+		return nil, errors.New("a process with a terminal needs --console-socket to be detached, for somebody must hold the terminal")
 	}
 	saved, err := makeRaw(os.Stdin)
 	if err != nil {
-		return nil, errors.New("process.terminal is true, but stdin is not a terminal: set it to false in config.json, or use --console-socket")
+		return nil, errors.New("a process with a terminal (process.terminal in config.json, exec --tty) needs one on stdin, or --console-socket")
 	}
 	return &terminal{saved: saved}, nil
 }
@@ -57,7 +64,7 @@ func makeRaw(f *os.File) (*unix.Termios, error) {
 }
 
 // newTerminal makes a pseudo-terminal and sends its master to the socket.
-func newTerminal(plan *spec.Plan, socket string) (*terminal, error) {
+func newTerminal(size *specs.Box, socket string) (*terminal, error) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make a terminal: %w", err)
@@ -81,7 +88,7 @@ func newTerminal(plan *spec.Plan, socket string) (*terminal, error) {
 		t.Close()
 		return nil, err
 	}
-	if size := plan.Spec.Process.ConsoleSize; size != nil && size.Width != 0 && size.Height != 0 {
+	if size != nil && size.Width != 0 && size.Height != 0 {
 		ws := unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)}
 		if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &ws); err != nil {
 			t.Close()

@@ -69,9 +69,8 @@ func New(s *specs.Spec, bundle string, host Host) (*Plan, error) {
 	p.linux()
 	p.annotations()
 	p.sizing()
-	if p.problems != nil {
-		p.problems.ErrorFormat = oneLine
-		return nil, p.problems
+	if err := p.err(); err != nil {
+		return nil, err
 	}
 	p.plan.Spec = p.guest()
 	return &p.plan, nil
@@ -86,6 +85,14 @@ type planner struct {
 	vcpus    int    // from an annotation, 0: none
 	memory   uint64 // from an annotation, 0: none
 	problems *multierror.Error
+}
+
+// err has the problems found; nil: none.
+func (p *planner) err() error {
+	if p.problems != nil {
+		p.problems.ErrorFormat = oneLine
+	}
+	return p.problems.ErrorOrNil()
 }
 
 // refuse adds a problem: the property's name, and what is wrong with it.
@@ -257,11 +264,7 @@ func (p *planner) guest() *specs.Spec {
 		linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: ns.Type})
 	}
 	g.Linux = &linux
-	if p.in.Process.Capabilities != nil {
-		process := *p.in.Process
-		process.Capabilities = knownCapabilities(p.in.Process.Capabilities)
-		g.Process = &process
-	}
+	g.Process = guestProcess(p.in.Process)
 	return &g
 }
 

@@ -8,6 +8,26 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// CheckProcess validates the process of an exec and has it as the guest is to
+// apply it. All problems found are in the one error.
+func CheckProcess(proc *specs.Process) (guest *specs.Process, warnings []string, err error) {
+	p := &planner{}
+	p.process("process", proc)
+	if err := p.err(); err != nil {
+		return nil, nil, err
+	}
+	return guestProcess(proc), p.plan.Warnings, nil
+}
+
+// guestProcess is a valid process for the guest.
+func guestProcess(proc *specs.Process) *specs.Process {
+	g := *proc
+	if proc.Capabilities != nil {
+		g.Capabilities = knownCapabilities(proc.Capabilities)
+	}
+	return &g
+}
+
 // process validates what describes a process, of the container or of an exec.
 func (p *planner) process(at string, proc *specs.Process) {
 	if proc == nil {

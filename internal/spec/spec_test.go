@@ -421,3 +421,14 @@ func TestExample(t *testing.T) {
 		t.Errorf("plan %+v", p)
 	}
 }
+
+func TestCheckProcess(t *testing.T) {
+	p := &specs.Process{Args: []string{"true"}, Cwd: "/", Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_NONSENSE"}}}
+	guest, warnings, err := CheckProcess(p)
+	if err != nil || len(warnings) != 1 || len(guest.Capabilities.Bounding) != 1 || len(p.Capabilities.Bounding) != 2 {
+		t.Errorf("%+v, %q, %v", guest, warnings, err)
+	}
+	if _, _, err := CheckProcess(&specs.Process{Cwd: "tmp"}); err == nil || !strings.Contains(err.Error(), "2 problems") {
+		t.Errorf("no args and a relative cwd: %v", err)
+	}
+}

@@ -95,7 +95,7 @@ func snapshot() (things, error) {
 	}
 	for _, path := range processes {
 		line, err := os.ReadFile(path)
-		if err == nil && bytes.HasPrefix(line, []byte("runv\x00vm\x00")) || bytes.HasPrefix(line, []byte(runvPath+"\x00")) {
+		if err == nil && bytes.HasPrefix(line, []byte("runv\x00")) || bytes.HasPrefix(line, []byte(runvPath+"\x00")) {
 			t["process "+string(bytes.ReplaceAll(line, []byte{0}, []byte{' '}))] = true
 		}
 	}

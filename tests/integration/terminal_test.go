@@ -82,19 +82,18 @@ func TestForegroundTerminal(t *testing.T) {
 	}
 }
 
-// TestConsoleSocket: an engine holds the terminal.
-func TestConsoleSocket(t *testing.T) {
-	noLeaks(t)
-	path := filepath.Join(t.TempDir(), "console.sock")
+// consoleSocket listens for a terminal the way an engine does.
+func consoleSocket(t *testing.T) (path string, masters <-chan *os.File) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "console.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	must(t, err)
-	defer l.Close()
-	id := newID()
-	masters := make(chan *os.File, 1)
+	t.Cleanup(func() { l.Close() })
+	ch := make(chan *os.File, 1)
 	go func() {
+		defer close(ch)
 		conn, err := l.AcceptUnix()
 		if err != nil {
-			close(masters)
 			return
 		}
 		defer conn.Close()
@@ -106,15 +105,22 @@ func TestConsoleSocket(t *testing.T) {
 		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 		if err != nil || len(messages) != 1 {
 			t.Errorf("%d messages, %v", len(messages), err)
-			close(masters)
 			return
 		}
 		fds, err := unix.ParseUnixRights(&messages[0])
 		if err != nil || len(fds) != 1 || !strings.HasPrefix(string(name[:n]), "/dev/pts/") {
 			t.Errorf("%d descriptors named %q, %v", len(fds), name[:n], err)
 		}
-		masters <- os.NewFile(uintptr(fds[0]), "master")
+		ch <- os.NewFile(uintptr(fds[0]), "master")
 	}()
+	return path, ch
+}
+
+// TestConsoleSocket: an engine holds the terminal.
+func TestConsoleSocket(t *testing.T) {
+	noLeaks(t)
+	path, masters := consoleSocket(t)
+	id := newID()
 	dir := bundle(t, dialogue, withTerminal, withoutPIDNamespace, func(s *specs.Spec) { s.Process.ConsoleSize = &specs.Box{Height: 20, Width: 70} })
 	runv(t, nil, "create", "-b", dir, "--console-socket", path, id).expect(t, "", "", 0)
 	t.Cleanup(func() { runv(t, nil, "delete", "--force", id) })
@@ -127,7 +133,7 @@ func TestConsoleSocket(t *testing.T) {
 	out := newLineReader(master)
 	out.wait(t, "20 70")
 	out.wait(t, "type")
-	_, err = master.WriteString("x\ty\r")
+	_, err := master.WriteString("x\ty\r")
 	must(t, err)
 	out.wait(t, "read <x\ty>")
 	out.wait(t, "resize")
