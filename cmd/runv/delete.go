@@ -55,7 +55,7 @@ func (g *globals) delete(id string, force bool) error {
 		c.Unlock()
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
-	if err := destroy(c); err != nil {
+	if err := g.destroy(c); err != nil {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	return nil

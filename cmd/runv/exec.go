@@ -14,7 +14,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/container"
 	"runv.dev/runv/internal/spec"
@@ -234,7 +233,7 @@ func (g *globals) exec(o execOptions, s *container.State, process *specs.Process
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, forwarded()...)
-	signal.Ignore(unix.SIGPIPE)
+	ignoreSIGPIPE()
 	status, err := x.run(context.Background(), g.log, signals, func() error {
 		if o.pidFile != "" {
 			return writePIDFile(o.pidFile, os.Getpid())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/assets"
+	"runv.dev/runv/internal/attach"
 	"runv.dev/runv/internal/container"
+	"runv.dev/runv/internal/hooks"
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/internal/spec"
 )
@@ -128,7 +131,7 @@ func (g *globals) create(o createOptions) (_ *creation, err error) {
 
 	cr := &creation{g: g, opts: o, plan: plan, signals: make(chan os.Signal, 64)}
 	signal.Notify(cr.signals, forwarded()...)
-	signal.Ignore(unix.SIGPIPE)
+	ignoreSIGPIPE()
 	if cr.terminal, err = openTerminal(terminalOptions{
 		wanted: plan.Terminal, size: plan.Spec.Process.ConsoleSize, socket: o.consoleSocket, foreground: o.foreground,
 	}); err != nil {
@@ -172,6 +175,7 @@ func (cr *creation) launch(kvm *os.File) error {
 		Created:     time.Now().UTC(),
 		Status:      specs.StateCreating,
 		Creator:     self,
+		Hooks:       specs.Hooks{Poststart: cr.plan.Hooks.Poststart, Poststop: cr.plan.Hooks.Poststop},
 	}
 	if err := cr.container.Save(); err != nil {
 		return err
@@ -218,10 +222,20 @@ func (cr *creation) launch(kvm *os.File) error {
 
 // bootstrap has the VM process create the container.
 func (cr *creation) bootstrap() error {
+	if err := cr.createRuntimeHooks(); err != nil {
+		return err
+	}
+	// The VM process has no environment to inherit.
+	for i := range cr.plan.Hooks.CreateContainer {
+		if hook := &cr.plan.Hooks.CreateContainer[i]; hook.Env == nil {
+			hook.Env = os.Environ()
+		}
+	}
 	stop := forward(cr.signals, cr.process)
 	err := cr.process.Create(&sandbox.Bootstrap{
 		ID:      cr.opts.id,
 		Plan:    cr.plan,
+		State:   cr.container.State.As(specs.StateCreating),
 		Kernel:  cr.g.kernel,
 		Initrd:  cr.g.initrd,
 		Debug:   cr.g.debug,
@@ -241,14 +255,56 @@ func (cr *creation) bootstrap() error {
 	return nil
 }
 
+// createRuntimeHooks runs the hooks for which the namespaces exist, and nothing
+// in them yet. A signal that would end the container ends them.
+func (cr *creation) createRuntimeHooks() error {
+	h := &cr.plan.Hooks
+	//lint:ignore SA1019 deprecated, still part of the specification
+	prestart := h.Prestart
+	if len(prestart) == 0 && len(h.CreateRuntime) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() {
+		for {
+			select {
+			case s := <-cr.signals:
+				if attach.Ends(s) {
+					cancel(fmt.Errorf("%w by signal %v", attach.ErrInterrupted, s))
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	state := cr.container.State.As(specs.StateCreating)
+	if err := hooks.Run(ctx, "prestart", prestart, state); err != nil {
+		return err
+	}
+	return hooks.Run(ctx, "createRuntime", h.CreateRuntime, state)
+}
+
 // start starts the container's process.
 func (cr *creation) start() error {
 	if err := cr.process.Run(); err != nil {
 		return cr.explain(err)
 	}
-	cr.container.State.Status = specs.StateRunning
-	return cr.container.Save()
+	return cr.g.started(cr.container)
 }
+
+// started records that the container's process runs.
+func (g *globals) started(c *container.Container) error {
+	c.State.Status = specs.StateRunning
+	if err := c.Save(); err != nil {
+		return err
+	}
+	hooks.RunAll(context.Background(), "poststart", c.State.Hooks.Poststart, c.State.As(specs.StateRunning), g.warnHook)
+	return nil
+}
+
+// warnHook reports a hook whose failure changes nothing.
+func (g *globals) warnHook(err error) { g.log.Warn(err.Error()) }
 
 // explain adds to an error how the VM process ended, if it did so without a
 // word, and the exit status it asks for.
@@ -293,6 +349,10 @@ func forward(signals <-chan os.Signal, to interface{ Signal(os.Signal) error }) 
 	}
 }
 
+// ignoreSIGPIPE has a write to a closed pipe fail instead of killing. Unlike with
+// signal.Ignore, hooks and other children get the signal's default action.
+func ignoreSIGPIPE() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
+
 // forwarded are the signals for the container. SIGCHLD and SIGURG are this
 // process's own, SIGPIPE is ignored, and the rest cannot be caught.
 func forwarded() []os.Signal {
@@ -319,14 +379,15 @@ func (cr *creation) undo() {
 	}
 }
 
-func (cr *creation) destroy() error { return destroy(cr.container) }
+func (cr *creation) destroy() error { return cr.g.destroy(cr.container) }
 
 // destroy removes what a container has on the host. No process of it may be
 // left that is not in its cgroup.
-func destroy(c *container.Container) error {
+func (g *globals) destroy(c *container.Container) error {
 	if err := sandbox.RemoveCgroup(c.State.Cgroup); err != nil {
 		return errors.Join(err, c.Unlock())
 	}
+	hooks.RunAll(context.Background(), "poststop", c.State.Hooks.Poststop, c.State.As(specs.StateStopped), g.warnHook)
 	return c.Remove()
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -95,7 +96,11 @@ func (g *globals) start(id string) error {
 	defer agent.Close()
 	// A start that was killed before it could write the state has started the
 	// container; then this one only writes it.
-	err = agent.Start(ctx, id, nil)
+	state, err := json.Marshal(c.State.As(specs.StateCreated))
+	if err != nil {
+		return err
+	}
+	err = agent.Start(ctx, id, state)
 	if err != nil && !errors.Is(err, client.ErrBadState) {
 		err = fmt.Errorf("start %s: %w", id, err)
 		if status, ok := client.ExitStatus(err); ok {
@@ -103,6 +108,5 @@ func (g *globals) start(id string) error {
 		}
 		return err
 	}
-	c.State.Status = specs.StateRunning
-	return errors.Join(err, c.Save())
+	return errors.Join(err, g.started(c))
 }

@@ -25,9 +25,10 @@ func relayed() []os.Signal {
 }
 
 // CatchSignals starts to catch what is relayed. SIGPIPE is ignored: a write to a
-// closed stdout is to fail, not to kill.
+// closed stdout is to fail, not to kill. It is caught, as what is ignored would
+// be so in hooks too.
 func CatchSignals() chan os.Signal {
-	signal.Ignore(unix.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch, relayed()...)
 	return ch

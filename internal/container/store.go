@@ -58,6 +58,9 @@ type State struct {
 	// Process is the VM process, once it exists.
 	Process Process `json:"process"`
 
+	// Hooks are those that run after create.
+	Hooks specs.Hooks `json:"hooks,omitzero"`
+
 	// Cgroup is the absolute path of the container's cgroup directory, empty if
 	// it has none.
 	Cgroup string `json:"cgroup,omitempty"`
@@ -77,10 +80,12 @@ func (s *State) Now() specs.ContainerState {
 }
 
 // OCI is the state as the specification defines it.
-func (s *State) OCI() *specs.State {
-	status := s.Now()
+func (s *State) OCI() *specs.State { return s.As(s.Now()) }
+
+// As is the state for a hook that runs with the container in the given status.
+func (s *State) As(status specs.ContainerState) *specs.State {
 	pid := 0
-	if status == specs.StateCreated || status == specs.StateRunning {
+	if status != specs.StateStopped {
 		pid = s.Process.PID
 	}
 	return &specs.State{

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"runv.dev/runv/internal/spec"
 )
 
@@ -15,6 +17,9 @@ import (
 type Bootstrap struct {
 	ID   string
 	Plan *spec.Plan
+
+	// State is what hooks get, but for its status.
+	State *specs.State
 
 	// Kernel and Initrd replace what this binary has inside, as the operator
 	// said; empty otherwise.

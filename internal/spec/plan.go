@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-multierror"
@@ -31,6 +32,9 @@ type Plan struct {
 	Machine    Machine
 
 	Terminal bool
+
+	// Hooks are the host's; those that the guest runs stay in Spec.
+	Hooks specs.Hooks
 
 	// DeviceNodes: the container may have device nodes in its file system, as
 	// it can have CAP_MKNOD.
@@ -232,10 +236,21 @@ func (p *planner) hooks() {
 		{"poststart", h.Poststart},
 		{"poststop", h.Poststop},
 	} {
-		if len(list.hooks) > 0 {
-			p.refuse("hooks."+list.name, "hooks are not supported")
+		for i, hook := range list.hooks {
+			at := fmt.Sprintf("hooks.%s[%d]", list.name, i)
+			if !filepath.IsAbs(hook.Path) {
+				p.refuse(at+".path", "%q is not an absolute path", hook.Path)
+			}
+			if slices.ContainsFunc(append(append([]string{hook.Path}, hook.Args...), hook.Env...), hasNUL) {
+				p.refuse(at, "contains a NUL byte")
+			}
+			if hook.Timeout != nil && *hook.Timeout <= 0 {
+				p.refuse(at+".timeout", "%d is not above 0", *hook.Timeout)
+			}
 		}
 	}
+	p.plan.Hooks = *h
+	p.plan.Hooks.StartContainer = nil
 }
 
 // guest is the configuration that goes to the guest: what concerns the host
@@ -246,6 +261,9 @@ func (p *planner) guest() *specs.Spec {
 	root.Path = "/"
 	g.Root = &root
 	g.Hooks, g.VM = nil, nil
+	if h := p.in.Hooks; h != nil && len(h.StartContainer) > 0 {
+		g.Hooks = &specs.Hooks{StartContainer: h.StartContainer}
+	}
 	g.Mounts = append([]specs.Mount(nil), p.in.Mounts...)
 	for i := range g.Mounts {
 		if isBind(g.Mounts[i]) {

@@ -131,7 +131,13 @@ func TestRefused(t *testing.T) {
 		{"no root path", func(s *specs.Spec) { s.Root.Path = "" }, "root.path: missing"},
 		{"host root", func(s *specs.Spec) { s.Root.Path = "/usr/.." }, "host's own root"},
 		{"hostname", func(s *specs.Spec) { s.Hostname = strings.Repeat("x", 65) }, "hostname: longer"},
-		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "x"}}} }, "hooks.poststart"},
+		{"relative hook", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "x"}}} }, "hooks.poststart[0].path"},
+		{"hook without time", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/x"}, {Path: "/x", Timeout: new(int)}}}
+		}, "hooks.startContainer[1].timeout"},
+		{"NUL in a hook", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/x", Args: []string{"a\x00"}}}}
+		}, "hooks.createRuntime[0]"},
 		{"windows", func(s *specs.Spec) { s.Windows = &specs.Windows{} }, "windows: not a Linux"},
 		{"kernel", func(s *specs.Spec) { s.VM = &specs.VM{Kernel: specs.VMKernel{Path: "/evil"}} }, "vm.kernel"},
 		{"hypervisor", func(s *specs.Spec) { s.VM = &specs.VM{Hypervisor: specs.VMHypervisor{Path: "/evil"}} }, "vm.hypervisor"},

@@ -9,8 +9,11 @@ import (
 	"net"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"runv.dev/runv/agent/protocol"
 	"runv.dev/runv/internal/assets"
+	"runv.dev/runv/internal/hooks"
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/virtio"
 	"runv.dev/runv/virtio/console"
@@ -41,8 +44,9 @@ type machine struct {
 	stop  context.CancelCauseFunc
 }
 
-// assemble builds the machine and the cage around it, and starts the guest.
-func (p *process) assemble() (*machine, error) {
+// assemble builds the machine and the cage around it, and starts the guest. ctx
+// bounds the hooks.
+func (p *process) assemble(ctx context.Context) (*machine, error) {
 	plan := p.boot.Plan
 	if err := sandbox.PrepareLimits(plan.Spec.Process.OOMScoreAdj); err != nil {
 		return nil, err
@@ -59,6 +63,10 @@ func (p *process) assemble() (*machine, error) {
 	}
 	defer root.Dir.Close()
 	p.trace("composed")
+	// In the container's namespaces, before its root is entered.
+	if err := hooks.Run(ctx, "createContainer", plan.Hooks.CreateContainer, p.state(specs.StateCreating)); err != nil {
+		return nil, err
+	}
 
 	share, err := fs.New(fs.Options{
 		Tag:  rootTag,
@@ -184,6 +192,13 @@ const helloTimeout = 10 * time.Second
 
 func (m *machine) dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return m.vsock.Dial(ctx, port)
+}
+
+// state is the container's state for a hook.
+func (p *process) state(status specs.ContainerState) *specs.State {
+	s := *p.boot.State
+	s.Status = status
+	return &s
 }
 
 // guestSpec is the configuration for the agent.

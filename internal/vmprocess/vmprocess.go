@@ -7,12 +7,15 @@ package vmprocess
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"strings"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"runv.dev/runv/agent/client"
 	"runv.dev/runv/internal/attach"
@@ -95,7 +98,9 @@ func (p *process) run(signals <-chan os.Signal) int {
 		})
 	}()
 
-	m, err := p.assemble()
+	assembling, stop := interruptible(ctx, context.Background(), signals, abandoned)
+	m, err := p.assemble(assembling)
+	stop()
 	if err != nil {
 		return p.failed(err)
 	}
@@ -134,8 +139,11 @@ func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan
 		return
 	case <-start:
 	}
-	var err error
-	if err = c.client.Start(ctx, p.boot.ID, nil); err == nil {
+	state, err := json.Marshal(p.state(specs.StateCreated))
+	if err == nil {
+		err = c.client.Start(ctx, p.boot.ID, state)
+	}
+	if err == nil {
 		err = p.in.Sync.Started()
 		p.trace("started")
 	} else {
@@ -163,18 +171,17 @@ type container struct {
 // to boot usually says so by a panic.
 const agentTimeout = 2 * time.Minute
 
-// create waits for the agent and has it create the container. What can end this
-// early: the guest's end, a signal, the runtime's end, the time.
-func (p *process) create(ctx context.Context, m *machine, signals <-chan os.Signal, abandoned <-chan struct{}) (*container, error) {
+// interruptible is a context that also ends with the guest, by a signal, and with
+// the runtime. stop ends the watch for them.
+func interruptible(ctx, guest context.Context, signals <-chan os.Signal, abandoned <-chan struct{}) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan struct{})
-	defer close(done)
+	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(ended)
 		for {
 			select {
-			case <-m.guest.Done():
-				cancel(context.Cause(m.guest))
+			case <-guest.Done():
+				cancel(context.Cause(guest))
 			case <-abandoned:
 				cancel(attach.ErrInterrupted)
 			case s := <-signals:
@@ -187,6 +194,18 @@ func (p *process) create(ctx context.Context, m *machine, signals <-chan os.Sign
 			return
 		}
 	}()
+	return ctx, func() {
+		close(done)
+		<-ended
+		cancel(nil)
+	}
+}
+
+// create waits for the agent and has it create the container. What can end this
+// early: the guest's end, a signal, the runtime's end, the time.
+func (p *process) create(ctx context.Context, m *machine, signals <-chan os.Signal, abandoned <-chan struct{}) (*container, error) {
+	ctx, stop := interruptible(ctx, m.guest, signals, abandoned)
+	defer stop()
 	c, err := p.createIn(ctx, m)
 	if err != nil && context.Cause(ctx) != nil {
 		err = context.Cause(ctx)
