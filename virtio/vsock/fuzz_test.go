@@ -149,7 +149,7 @@ func (h *hostile) packet() {
 	i := q.free[len(q.free)-1]
 	q.free = q.free[:len(q.free)-1]
 	p.Put(q.bufs[i])
-	q.add(i, HeaderSize+size)
+	q.tryAdd(i, HeaderSize+size)
 	q.kick.Signal()
 }
 
@@ -165,7 +165,7 @@ func (h *hostile) post() {
 	for range min(n, len(q.free)) {
 		i := q.free[len(q.free)-1]
 		q.free = q.free[:len(q.free)-1]
-		q.add(i, size)
+		q.tryAdd(i, size)
 	}
 	q.kick.Signal()
 }

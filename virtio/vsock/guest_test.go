@@ -151,12 +151,20 @@ func newGuest(tb testing.TB, dev *Device, o guestOptions) *fakeGuest {
 
 // add makes buffer i available with n bytes.
 func (q *fakeQueue) add(i, n int) {
-	head, ok := q.Add(virtiotest.Buffer{Addr: q.addrs[i], Len: uint32(n), Writable: q.writable})
-	if !ok {
+	if !q.tryAdd(i, n) {
 		panic("no free descriptor")
 	}
-	q.owner[int(head)] = i
-	q.added++
+}
+
+// tryAdd is add for a queue that may be corrupt: it returns false when there is
+// no free descriptor.
+func (q *fakeQueue) tryAdd(i, n int) bool {
+	head, ok := q.Add(virtiotest.Buffer{Addr: q.addrs[i], Len: uint32(n), Writable: q.writable})
+	if ok {
+		q.owner[int(head)] = i
+		q.added++
+	}
+	return ok
 }
 
 // notify kicks the device if it wants to be told of entries from old on.
