@@ -40,7 +40,7 @@ func (g *globals) flags() []cli.Flag {
 		&cli.StringFlag{Name: "log", Usage: "write the log to `FILE` instead of stderr", Destination: &g.logPath},
 		&cli.StringFlag{Name: "log-format", Value: "text", Usage: "`FORMAT` of the log: text or json", Destination: &g.logFormat},
 		&cli.BoolFlag{Name: "debug", Usage: "log what happens, with the stages of the start", Destination: &g.debug},
-		&cli.BoolFlag{Name: "systemd-cgroup", Usage: "use the systemd cgroup driver (not supported: refused)", Destination: &g.systemdCgroup},
+		&cli.BoolFlag{Name: "systemd-cgroup", Usage: "have systemd make the cgroup: linux.cgroupsPath is slice:prefix:name", Destination: &g.systemdCgroup},
 		&cli.StringFlag{Name: "rootless", Value: "auto", Usage: "without root privileges: true (not supported: refused), false or auto", Destination: &g.rootless},
 		&cli.StringFlag{Name: "kernel", Usage: "boot the uncompressed vmlinux `FILE` instead of the kernel inside this binary", Destination: &g.kernel},
 		&cli.StringFlag{Name: "initrd", Usage: "boot with the initrd `FILE` instead of the one inside this binary", Destination: &g.initrd},
@@ -81,9 +81,6 @@ func (g *globals) before(*cli.Context) error {
 		return errors.New("--rootless=true: containers without root privileges are not supported: run as root")
 	default:
 		return fmt.Errorf("--rootless %s: neither true, false nor auto", g.rootless)
-	}
-	if g.systemdCgroup {
-		return errors.New("--systemd-cgroup: the systemd cgroup driver is not supported: use cgroupfs (podman: --cgroup-manager cgroupfs)")
 	}
 	return nil
 }

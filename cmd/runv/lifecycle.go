@@ -53,7 +53,7 @@ func (g *globals) plan(o createOptions) (*spec.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := hostFacts()
+	host, err := g.hostFacts()
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +67,16 @@ func (g *globals) plan(o createOptions) (*spec.Plan, error) {
 	return plan, nil
 }
 
-func hostFacts() (spec.Host, error) {
+func (g *globals) hostFacts() (spec.Host, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return spec.Host{}, os.NewSyscallError("sysinfo", err)
 	}
-	return spec.Host{CPUs: runtime.NumCPU(), MemoryBytes: uint64(info.Totalram) * uint64(info.Unit)}, nil
+	return spec.Host{
+		CPUs:          runtime.NumCPU(),
+		MemoryBytes:   uint64(info.Totalram) * uint64(info.Unit),
+		SystemdCgroup: g.systemdCgroup,
+	}, nil
 }
 
 // checkRootfs gives a clear reason before anything is made.
@@ -180,18 +184,11 @@ func (cr *creation) launch(kvm *os.File) error {
 	if err := cr.container.Save(); err != nil {
 		return err
 	}
-	// Not ours before it is known to be free: see CreateCgroup.
-	cgroup, err := sandbox.CreateCgroup(cr.plan.Cgroup, path)
+	cgroup, err := cr.cgroupfs(path)
 	if err != nil {
 		return err
 	}
 	defer cgroup.Close()
-	if cgroup != nil {
-		cr.container.State.Cgroup = path
-		if err := cr.container.Save(); err != nil {
-			return err
-		}
-	}
 	agent, err := cr.container.ListenAgent()
 	if err != nil {
 		return err
@@ -217,7 +214,49 @@ func (cr *creation) launch(kvm *os.File) error {
 	if cr.container.State.Process, err = container.FindProcess(cr.process.Pid); err != nil {
 		return err
 	}
-	return cr.container.Save()
+	if err := cr.container.Save(); err != nil {
+		return err
+	}
+	return cr.scope(path)
+}
+
+// cgroupfs makes the cgroup at path, into which the VM process will be born; nil
+// if there is none to make.
+func (cr *creation) cgroupfs(path string) (*sandbox.Cgroup, error) {
+	if cr.plan.Cgroup.Systemd {
+		return nil, nil
+	}
+	// Not ours before it is known to be free: see CreateCgroup.
+	cgroup, err := sandbox.CreateCgroup(cr.plan.Cgroup, path)
+	if err != nil || cgroup == nil {
+		return nil, err
+	}
+	cr.container.State.Cgroup = path
+	return cgroup, cr.container.Save()
+}
+
+// scope has systemd take the VM process, which does nothing yet, into its scope.
+func (cr *creation) scope(path string) error {
+	if !cr.plan.Cgroup.Systemd {
+		return nil
+	}
+	if path == "" {
+		return errors.New("--systemd-cgroup: no cgroup v2 is mounted on /sys/fs/cgroup")
+	}
+	if err := sandbox.CheckFree(path); err != nil {
+		return err
+	}
+	unit := sandbox.UnitName(cr.plan.Cgroup, cr.opts.id)
+	cr.container.State.Cgroup, cr.container.State.Unit = path, unit
+	if err := cr.container.Save(); err != nil {
+		return err
+	}
+	made, err := sandbox.StartScope(cr.plan.Cgroup, unit, path, cr.process.Pid)
+	if !made {
+		cr.container.State.Cgroup, cr.container.State.Unit = "", ""
+		err = errors.Join(err, cr.container.Save())
+	}
+	return err
 }
 
 // bootstrap has the VM process create the container.
@@ -384,7 +423,11 @@ func (cr *creation) destroy() error { return cr.g.destroy(cr.container) }
 // destroy removes what a container has on the host. No process of it may be
 // left that is not in its cgroup.
 func (g *globals) destroy(c *container.Container) error {
-	if err := sandbox.RemoveCgroup(c.State.Cgroup); err != nil {
+	err := sandbox.StopScope(c.State.Unit)
+	if err == nil {
+		err = sandbox.RemoveCgroup(c.State.Cgroup)
+	}
+	if err != nil {
 		return errors.Join(err, c.Unlock())
 	}
 	hooks.RunAll(context.Background(), "poststop", c.State.Hooks.Poststop, c.State.As(specs.StateStopped), g.warnHook)

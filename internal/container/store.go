@@ -64,6 +64,8 @@ type State struct {
 	// Cgroup is the absolute path of the container's cgroup directory, empty if
 	// it has none.
 	Cgroup string `json:"cgroup,omitempty"`
+	// Unit is the systemd unit whose cgroup it is; empty: none.
+	Unit string `json:"unit,omitempty"`
 }
 
 // Now has the status according to the processes that are alive.

@@ -36,14 +36,30 @@ func cgroupRoot() string {
 // has no cgroup v2.
 func CgroupPath(c spec.Cgroup, id string) string {
 	root := cgroupRoot()
-	if root == "" {
+	switch {
+	case root == "":
+		return ""
+	case c.Systemd:
+		return filepath.Join(root, slicePath(c.Slice), UnitName(c, id))
+	case c.Path == "":
+		return filepath.Join(root, "runv-"+id)
+	}
+	return filepath.Join(root, c.Path)
+}
+
+// slicePath is the path of a slice: a-b.slice is inside of a.slice.
+func slicePath(slice string) string {
+	base := strings.TrimSuffix(slice, ".slice")
+	if base == "-" {
 		return ""
 	}
-	name := c.Path
-	if name == "" {
-		name = "runv-" + id
+	var dirs []string
+	for i, c := range base + "-" {
+		if c == '-' {
+			dirs = append(dirs, base[:i]+".slice")
+		}
 	}
-	return filepath.Join(root, name)
+	return filepath.Join(dirs...)
 }
 
 // CreateCgroup makes the directory at path, which is CgroupPath's, and sets the
@@ -75,10 +91,32 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 			return nil, fmt.Errorf("cgroup: %w", err)
 		}
 	}
-	if populated(path) {
-		return nil, fmt.Errorf("cgroup %s has processes already: choose another linux.cgroupsPath, or delete the container that has it", path)
+	if err := CheckFree(path); err != nil {
+		return nil, err
 	}
-	for _, file := range c.Files {
+	if err := writeFiles(path, c.Files); err != nil {
+		_ = RemoveCgroup(path)
+		return nil, err
+	}
+	dir, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
+	if err != nil {
+		_ = RemoveCgroup(path)
+		return nil, fmt.Errorf("cgroup: %w", err)
+	}
+	return &Cgroup{Path: path, dir: dir}, nil
+}
+
+// CheckFree returns an error if there are processes in the cgroup at path.
+func CheckFree(path string) error {
+	if populated(path) {
+		return fmt.Errorf("cgroup %s has processes already: choose another linux.cgroupsPath, or delete the container that has it", path)
+	}
+	return nil
+}
+
+// writeFiles sets the limits of the cgroup at path.
+func writeFiles(path string, files []spec.CgroupFile) error {
+	for _, file := range files {
 		if err := os.WriteFile(filepath.Join(path, file.Name), []byte(file.Value), 0); err != nil {
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 				if file.Name == "memory.swap.max" {
@@ -87,16 +125,10 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 				controller, _, _ := strings.Cut(file.Name, ".")
 				err = fmt.Errorf("the controller %q is not available in this cgroup", controller)
 			}
-			_ = RemoveCgroup(path)
-			return nil, fmt.Errorf("cgroup: cannot set %s to %q: %w", file.Name, file.Value, err)
+			return fmt.Errorf("cgroup: cannot set %s to %q: %w", file.Name, file.Value, err)
 		}
 	}
-	dir, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
-	if err != nil {
-		_ = RemoveCgroup(path)
-		return nil, fmt.Errorf("cgroup: %w", err)
-	}
-	return &Cgroup{Path: path, dir: dir}, nil
+	return nil
 }
 
 // Close closes the directory; the cgroup stays.

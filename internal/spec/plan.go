@@ -14,6 +14,9 @@ import (
 type Host struct {
 	CPUs        int    // online
 	MemoryBytes uint64 // physical
+
+	// SystemdCgroup: cgroups are systemd's (the systemd cgroup driver).
+	SystemdCgroup bool
 }
 
 // Plan is what a validated configuration asks for.

@@ -17,6 +17,11 @@ type Cgroup struct {
 	// if the configuration leaves it to the runtime.
 	Path string
 
+	// Systemd: the cgroup is a scope of systemd's, named Unit (empty if the
+	// configuration leaves it to the runtime) in Slice, and Path is empty.
+	Systemd     bool
+	Slice, Unit string
+
 	// Files are control files and what to write to them, in this order.
 	Files []CgroupFile
 }
@@ -34,18 +39,70 @@ const (
 	vmmThreads = 256
 )
 
-func (p *planner) cgroup(l *specs.Linux) {
+// cgroupsPath reads the path, or the form slice:prefix:name that engines use with
+// the systemd driver.
+func (p *planner) cgroupsPath(name string) {
+	const at = "linux.cgroupsPath"
+	parts := strings.Split(name, ":")
+	systemdForm := len(parts) == 3 && !strings.Contains(name, "/")
 	switch {
-	case hasNUL(l.CgroupsPath):
-		p.refuse("linux.cgroupsPath", "contains a NUL byte")
-	case strings.Count(l.CgroupsPath, ":") == 2 && !strings.Contains(l.CgroupsPath, "/"):
-		p.refuse("linux.cgroupsPath", "%q is for the systemd driver, which is not supported: use the cgroupfs driver (podman: --cgroup-manager cgroupfs)", l.CgroupsPath)
-	case l.CgroupsPath != "":
-		p.plan.Cgroup.Path = strings.TrimPrefix(path.Clean("/"+l.CgroupsPath), "/")
+	case hasNUL(name):
+		p.refuse(at, "contains a NUL byte")
+	case p.host.SystemdCgroup:
+		p.plan.Cgroup.Systemd, p.plan.Cgroup.Slice = true, defaultSlice
+		if name != "" && !systemdForm {
+			p.refuse(at, "%q is not slice:prefix:name, as --systemd-cgroup demands", name)
+		} else if name != "" {
+			p.scope(parts[0], parts[1], parts[2])
+		}
+	case systemdForm:
+		p.refuse(at, "%q is for the systemd driver: use --systemd-cgroup (podman: --cgroup-manager systemd)", name)
+	case name != "":
+		p.plan.Cgroup.Path = strings.TrimPrefix(path.Clean("/"+name), "/")
 		if p.plan.Cgroup.Path == "" {
-			p.refuse("linux.cgroupsPath", "is the root of the hierarchy")
+			p.refuse(at, "is the root of the hierarchy")
 		}
 	}
+}
+
+// defaultSlice is where a scope is that names no slice.
+const defaultSlice = "system.slice"
+
+// scope names the unit.
+func (p *planner) scope(slice, prefix, name string) {
+	const at = "linux.cgroupsPath"
+	unit := name
+	if prefix != "" {
+		unit = prefix + "-" + name
+	}
+	switch {
+	case name == "":
+		p.refuse(at, "the scope has no name")
+	case strings.HasSuffix(name, ".slice"):
+		p.refuse(at, "%q is a slice: a container is a scope", name)
+	case !unitName(unit) || len(unit)+len(".scope") > maxUnitName:
+		p.refuse(at, "%q is not the name of a systemd unit", unit)
+	}
+	if slice == "" {
+		slice = defaultSlice
+	}
+	base, ok := strings.CutSuffix(slice, ".slice")
+	root := base == "-"
+	if !ok || !root && (!unitName(base) || strings.HasPrefix(base, "-") || strings.HasSuffix(base, "-") || strings.Contains(base, "--")) {
+		p.refuse(at, "%q is not the name of a systemd slice", slice)
+	}
+	p.plan.Cgroup.Slice, p.plan.Cgroup.Unit = slice, unit+".scope"
+}
+
+// maxUnitName is UNIT_NAME_MAX of systemd.
+const maxUnitName = 255
+
+func unitName(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:-_.\\") == ""
+}
+
+func (p *planner) cgroup(l *specs.Linux) {
+	p.cgroupsPath(l.CgroupsPath)
 	r := l.Resources
 	if r == nil {
 		return

@@ -438,3 +438,35 @@ func TestCheckProcess(t *testing.T) {
 		t.Errorf("no args and a relative cwd: %v", err)
 	}
 }
+
+func TestSystemdCgroup(t *testing.T) {
+	systemd := Host{CPUs: 8, MemoryBytes: 16 << 30, SystemdCgroup: true}
+	for _, tt := range []struct{ in, slice, unit, err string }{
+		{in: "", slice: "system.slice"},
+		{in: "machine.slice:libpod:abc", slice: "machine.slice", unit: "libpod-abc.scope"},
+		{in: ":crio:abc", slice: "system.slice", unit: "crio-abc.scope"},
+		{in: "a-b.slice::abc", slice: "a-b.slice", unit: "abc.scope"},
+		{in: "-.slice:x:abc", slice: "-.slice", unit: "x-abc.scope"},
+		{in: "/a/b", err: "slice:prefix:name"},
+		{in: "a:b", err: "slice:prefix:name"},
+		{in: "a.slice:b:", err: "no name"},
+		{in: "a.slice:b:c.slice", err: "is a slice"},
+		{in: "a.slice:b:c d", err: "not the name of a systemd unit"},
+		{in: "a.slice:b:" + strings.Repeat("x", 250), err: "not the name of a systemd unit"},
+		{in: "a:b:c", err: "not the name of a systemd slice"},
+		{in: "a--b.slice:b:c", err: "not the name of a systemd slice"},
+		{in: "..slice:b:c/../d", err: "slice:prefix:name"},
+	} {
+		s := minimal()
+		s.Linux.CgroupsPath = tt.in
+		p, err := New(s, "/bundle", systemd)
+		switch {
+		case tt.err != "":
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%q: error %v; want %q", tt.in, err, tt.err)
+			}
+		case err != nil || !p.Cgroup.Systemd || p.Cgroup.Slice != tt.slice || p.Cgroup.Unit != tt.unit || p.Cgroup.Path != "":
+			t.Errorf("%q: %+v, %v; want %s in %s", tt.in, p, err, tt.unit, tt.slice)
+		}
+	}
+}

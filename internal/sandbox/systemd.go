@@ -1,0 +1,200 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// systemdTimeout bounds a request to systemd, its job included.
+const systemdTimeout = 30 * time.Second
+
+// connectSystemd connects to the service manager of the system: directly, else
+// over the bus.
+func connectSystemd(ctx context.Context) (*systemd.Conn, error) {
+	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		conn, err = systemd.NewSystemConnectionContext(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("systemd cannot be reached: %w: leave out --systemd-cgroup (podman: --cgroup-manager cgroupfs) on a system without it", err)
+	}
+	return conn, nil
+}
+
+// UnitName is the name of the scope for a plan's cgroup; empty if the systemd
+// driver is not used.
+func UnitName(c spec.Cgroup, id string) string {
+	switch {
+	case !c.Systemd:
+		return ""
+	case c.Unit == "":
+		return "runv-" + id + ".scope"
+	}
+	return c.Unit
+}
+
+// StartScope has systemd move the process pid, which must not have children, to
+// a new scope, and sets the limits. path is CgroupPath's. With an error, made
+// tells whether there may be a scope to stop: one that was there before is not
+// ours.
+func StartScope(c spec.Cgroup, unit, path string, pid int) (made bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+	defer cancel()
+	conn, err := connectSystemd(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	properties := append(scopeProperties(c.Files),
+		systemd.PropDescription("runv container "+unit),
+		systemd.PropSlice(c.Slice),
+		systemd.PropPids(uint32(pid)),
+		property("Delegate", true),
+		property("DefaultDependencies", false),
+		property("CPUAccounting", true),
+		property("IOAccounting", true),
+		property("MemoryAccounting", true),
+		property("TasksAccounting", true),
+		property("CollectMode", "inactive-or-failed"),
+	)
+	done := make(chan string, 1)
+	if _, err := conn.StartTransientUnitContext(ctx, unit, "replace", properties, done); err != nil {
+		// A timeout does not tell.
+		return ctx.Err() != nil, fmt.Errorf("systemd: start %s: %w", unit, err)
+	}
+	select {
+	case result := <-done:
+		if result != "done" {
+			return true, fmt.Errorf("systemd: start %s: the job ended as %q", unit, result)
+		}
+	case <-ctx.Done():
+		return true, fmt.Errorf("systemd: start %s: %w", unit, ctx.Err())
+	}
+	// What systemd has no property for, and in case it rounds.
+	return true, writeFiles(path, c.Files)
+}
+
+// StopScope stops a scope and forgets it; it may be gone already.
+func StopScope(unit string) error {
+	if unit == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+	defer cancel()
+	conn, err := connectSystemd(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	done := make(chan string, 1)
+	if _, err := conn.StopUnitContext(ctx, unit, "replace", done); err != nil {
+		if noSuchUnit(err) {
+			return nil
+		}
+		return fmt.Errorf("systemd: stop %s: %w", unit, err)
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("systemd: stop %s: %w", unit, ctx.Err())
+	}
+	if err := conn.ResetFailedUnitContext(ctx, unit); err != nil && !noSuchUnit(err) {
+		return fmt.Errorf("systemd: reset %s: %w", unit, err)
+	}
+	return nil
+}
+
+func noSuchUnit(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.NoSuchUnit"
+}
+
+func property(name string, value any) systemd.Property {
+	return systemd.Property{Name: name, Value: dbus.MakeVariant(value)}
+}
+
+// scopeProperties are the properties that stand for control files, so that
+// systemd does not set them back. It has none for some of the files.
+func scopeProperties(files []spec.CgroupFile) []systemd.Property {
+	var list []systemd.Property
+	for _, file := range files {
+		if name, ok := numberProperties[file.Name]; ok {
+			if n, err := strconv.ParseUint(file.Value, 10, 64); err == nil {
+				list = append(list, property(name, n))
+			}
+			continue
+		}
+		switch file.Name {
+		case "cpu.max":
+			quota, period, _ := strings.Cut(file.Value, " ")
+			list = append(list, quotaProperties(quota, period)...)
+		case "cpuset.cpus":
+			list = append(list, property("AllowedCPUs", bitmask(file.Value)))
+		case "cpuset.mems":
+			list = append(list, property("AllowedMemoryNodes", bitmask(file.Value)))
+		}
+	}
+	return list
+}
+
+// numberProperties have the value of their file as a number.
+var numberProperties = map[string]string{
+	"memory.max":      "MemoryMax",
+	"memory.low":      "MemoryLow",
+	"memory.swap.max": "MemorySwapMax",
+	"pids.max":        "TasksMax",
+	"cpu.weight":      "CPUWeight",
+	"io.weight":       "IOWeight",
+}
+
+// quotaProperties are for cpu.max: microseconds for each second, which systemd
+// rounds up to 10 ms.
+func quotaProperties(quota, period string) []systemd.Property {
+	q, err1 := strconv.ParseUint(quota, 10, 63)
+	p, err2 := strconv.ParseUint(period, 10, 63)
+	if err1 != nil || err2 != nil || p == 0 {
+		return nil
+	}
+	const second, step = 1_000_000, 10_000
+	perSecond := new(big.Int).Mul(new(big.Int).SetUint64(q), big.NewInt(second))
+	perSecond.Div(perSecond, new(big.Int).SetUint64(p))
+	if !perSecond.IsInt64() {
+		return nil
+	}
+	us := (uint64(perSecond.Int64()) + step - 1) / step * step
+	return []systemd.Property{property("CPUQuotaPerSecUSec", us), property("CPUQuotaPeriodUSec", p)}
+}
+
+// bitmask turns a valid list such as 0-3,7 into systemd's form: a bit each,
+// the least significant byte first.
+func bitmask(list string) []byte {
+	bits := new(big.Int)
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, ranged := strings.Cut(strings.TrimSpace(part), "-")
+		if !ranged {
+			last = first
+		}
+		a, err1 := strconv.ParseUint(first, 10, 16)
+		b, err2 := strconv.ParseUint(last, 10, 16)
+		if err1 != nil || err2 != nil {
+			continue
+		}
+		for n := a; n <= b; n++ {
+			bits.SetBit(bits, int(n), 1)
+		}
+	}
+	mask := bits.Bytes()
+	slices.Reverse(mask)
+	return mask
+}
