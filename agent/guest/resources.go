@@ -74,7 +74,8 @@ func memorySettings(m *specs.LinuxMemory) ([]setting, error) {
 		if *m.Swap < *m.Limit {
 			return nil, initproc.Invalid("linux.resources.memory: swap %d is below limit %d", *m.Swap, *m.Limit)
 		}
-		list = append(list, setting{file: "memory.swap.max", value: strconv.FormatInt(*m.Swap-*m.Limit, 10), isDefault: *m.Swap == *m.Limit})
+		// The guest has no swap, so that its kernel may do without the file.
+		list = append(list, setting{file: "memory.swap.max", value: strconv.FormatInt(*m.Swap-*m.Limit, 10), isDefault: true})
 	} else if m.Swap != nil && *m.Swap < 0 {
 		list = append(list, limitSetting("memory.swap.max", 0, false))
 	}

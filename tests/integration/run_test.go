@@ -30,6 +30,9 @@ func TestGuest(t *testing.T) {
 		s.Process.Cwd = "/etc"
 		s.Hostname = "inside"
 		s.Annotations[spec.AnnotationVCPUs] = "2"
+		// As engines pass --memory: as much swap again, which the guest lacks.
+		limit, swap := int64(100<<20), int64(200<<20)
+		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &swap}
 	})
 	r := runv(t, nil, "run", "-b", dir, newID())
 	kernel, rest, _ := strings.Cut(r.stdout, "\n")
