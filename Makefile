@@ -77,6 +77,11 @@ integration: bin/runv ## integration tests, on the test host
 	@tests/deps test
 	@tests/suite integration
 
+.PHONY: bench
+bench: bin/runv ## runv beside crun, runc and runsc: ROUNDS (5) measurements of each kind
+	@tests/deps bench
+	@tests/bench/run
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (1m)
 	@tests/deps build
