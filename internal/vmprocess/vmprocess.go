@@ -16,6 +16,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/agent/client"
 	"runv.dev/runv/internal/attach"
@@ -287,6 +288,9 @@ func (c *container) wait(signals <-chan os.Signal) int {
 	}
 	if err := c.init.Drain(signals); err != nil {
 		c.log.Warn("drain", "err", err)
+	}
+	if exit.OOMKilled && exit.Signal == unix.SIGKILL {
+		c.outOfMemory()
 	}
 	return exit.Status()
 }

@@ -15,6 +15,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
 )
 
 // trap waits for TERM and ends with 7; it tells when it is ready.
@@ -259,4 +261,27 @@ func TestCage(t *testing.T) {
 	}
 	runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
 	b.end(t)
+}
+
+// TestOutOfMemory: the guest kills, and an engine that watches the container's
+// cgroup learns of it.
+func TestOutOfMemory(t *testing.T) {
+	noLeaks(t)
+	id := newID()
+	dir := bundle(t, []string{"tail", "/dev/zero"}, func(s *specs.Spec) {
+		limit := int64(64 << 20)
+		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
+		s.Linux.CgroupsPath = "/" + id
+		delete(s.Annotations, spec.AnnotationMemory)
+	})
+	b := inBackground(t, "run", "--keep", "-b", dir, id)
+	if status := b.end(t); status != 128+9 {
+		t.Errorf("status %d, stderr %q; want 137", status, b.stderr.String())
+	}
+	events, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", id, "memory.events"))
+	must(t, err)
+	if !strings.Contains(string(events), "\noom_kill 1\n") {
+		t.Errorf("the cgroup's memory.events are %q", events)
+	}
+	runv(t, nil, "delete", id).expect(t, "", "", 0)
 }
