@@ -50,6 +50,12 @@ func TestAttributes(t *testing.T) {
 			s.Process.User.UID = 1000
 		}, "grep -E 'Cap(Prm|Eff|Amb)' /proc/self/status", []string{
 			"CapPrm:\t0000000000000400", "CapEff:\t0000000000000400", "CapAmb:\t0000000000000400"}},
+		{"ambient capabilities that are not inheritable", func(s *specs.Spec) {
+			s.Process.Capabilities = &specs.LinuxCapabilities{
+				Bounding: all, Permitted: all, Effective: all, Inheritable: all[:1], Ambient: all,
+			}
+			s.Process.User.UID = 1000
+		}, "grep -E 'Cap(Prm|Amb)' /proc/self/status", []string{"CapPrm:\t0000000000000001", "CapAmb:\t0000000000000001"}},
 		{"no capabilities", func(s *specs.Spec) { s.Process.Capabilities = nil },
 			"grep -E 'Cap(Prm|Eff|Bnd)' /proc/self/status", []string{
 				"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"}},
@@ -165,9 +171,6 @@ func TestSetupFailures(t *testing.T) {
 		{"sysctl that leads out", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel/../../self/comm": "1"} }, "invalid name", client.ErrInvalid},
 		{"masked link", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"relative"} }, "not absolute", client.ErrInvalid},
 		{"terminal without a stream for it", func(s *specs.Spec) { s.Process.Terminal = true }, "process.terminal", client.ErrInvalid},
-		{"ambient without permitted", func(s *specs.Spec) {
-			s.Process.Capabilities = &specs.LinuxCapabilities{Ambient: []string{"CAP_CHOWN"}}
-		}, "operation not permitted", nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -185,9 +188,11 @@ func TestSetupFailures(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	h := newHarness(t)
 	spec := defaultSpec("true")
-	spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_NONSENSE")
+	caps := spec.Process.Capabilities
+	caps.Bounding = append(caps.Bounding, "CAP_NONSENSE")
+	caps.Inheritable, caps.Ambient = nil, []string{"CAP_CHOWN"}
 	r := h.mustRun(spec)
-	if len(r.created.Warnings) != 1 || !strings.Contains(r.created.Warnings[0], "CAP_NONSENSE") {
+	if w := r.created.Warnings; len(w) != 2 || !strings.Contains(w[0], "CAP_NONSENSE") || !strings.Contains(w[1], "ambient") {
 		t.Errorf("warnings %q", r.created.Warnings)
 	}
 }

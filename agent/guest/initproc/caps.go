@@ -58,7 +58,8 @@ type capSets struct {
 }
 
 // parseCaps reads the sets. A name that does not exist is a warning, as the
-// specification wants it. No sets at all are empty sets.
+// specification wants it, and so is an impossible ambient one. No sets at all are
+// empty sets.
 func parseCaps(c *specs.LinuxCapabilities) (sets capSets, warnings []string) {
 	if c == nil {
 		return sets, nil
@@ -78,6 +79,11 @@ func parseCaps(c *specs.LinuxCapabilities) (sets capSets, warnings []string) {
 			}
 			*s.mask |= 1 << bit
 		}
+	}
+	// The kernel demands it; engines (buildah) pass ambient sets without.
+	if possible := sets.permitted & sets.inheritable; sets.ambient&^possible != 0 {
+		warnings = append(warnings, "ambient capabilities that are not both permitted and inheritable are not granted")
+		sets.ambient &= possible
 	}
 	return sets, warnings
 }
