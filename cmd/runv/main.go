@@ -22,13 +22,19 @@ func main() {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "vm": // started by create and run: see package sandbox
+			nameProcess()
 			os.Exit(vmprocess.Main())
 		case execArg:
+			nameProcess()
 			os.Exit(execMain())
 		}
 	}
 	os.Exit(run(os.Args))
 }
+
+// nameProcess gives a process that was started as /proc/self/exe the name that
+// ps and the kernel's log show.
+func nameProcess() { _ = os.WriteFile("/proc/self/comm", []byte("runv"), 0) }
 
 // run runs one verb and has the exit status.
 func run(args []string) int {
