@@ -164,16 +164,11 @@ func (vm *VM) enter(c *vcpu) bool {
 func (vm *VM) obey(c *vcpu) bool {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
-	resumed := false
 	for vm.phase == phasePaused {
 		vm.parked++
 		vm.changed.Broadcast()
 		vm.changed.Wait()
 		vm.parked--
-		resumed = true
-	}
-	if resumed && vm.phase == phaseRunning {
-		c.resumed()
 	}
 	return vm.phase == phaseRunning
 }

@@ -130,6 +130,7 @@ func (c *vcpu) loop() {
 			if !c.vm.obey(c) {
 				return
 			}
+			c.resumed()
 		case unix.EAGAIN, unix.ENOMEM:
 			now := time.Now()
 			if now.Sub(lastRetry) > retryWindow {
@@ -201,7 +202,9 @@ func (c *vcpu) handle() bool {
 	}
 }
 
-// resumed runs on the vCPU's thread after a pause.
+// resumed runs on the vCPU's thread when it was out of the guest by a signal.
+// That may have been for long: a pause, or a process that was frozen or stopped,
+// which looks like any other signal from here.
 func (c *vcpu) resumed() {
 	// EINVAL: the guest does not use kvm-clock (yet), so nothing was lost.
 	if err := c.kvm.KVMClockCtrl(); err != nil && !errors.Is(err, unix.EINVAL) {
