@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -79,11 +80,13 @@ func (g *globals) kill(id string, sig unix.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
-	if err := checkActive(s); err != nil {
-		return fmt.Errorf("cannot signal %s: %w", id, err)
-	}
-	if sig == unix.SIGKILL {
+	err = checkActive(s)
+	// What is frozen can still be killed.
+	if sig == unix.SIGKILL && (err == nil || errors.Is(err, errPaused)) {
 		return s.Process.Kill(killTimeout)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot signal %s: %w", id, err)
 	}
 	err = g.ask(id, s, func(ctx context.Context, agent *client.Client) error {
 		if all {

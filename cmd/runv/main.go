@@ -89,6 +89,7 @@ func newApp(g *globals) *cli.App {
 func commands(g *globals) []*cli.Command {
 	list := []*cli.Command{
 		runCommand(g), createCommand(g), startCommand(g), execCommand(g), stateCommand(g), killCommand(g), psCommand(g), deleteCommand(g),
+		pauseCommand(g), resumeCommand(g),
 		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g),
 	}
 	for _, command := range list {

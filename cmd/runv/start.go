@@ -48,18 +48,29 @@ func checkActive(s *container.State) error {
 	switch status := s.Now(); status {
 	case specs.StateCreated, specs.StateRunning:
 		return nil
+	case container.StatePaused:
+		return errPaused
 	default:
 		return fmt.Errorf("%w: it is %s", errNotRunning, status)
 	}
 }
 
-var errNotRunning = errors.New("container not running")
+var (
+	errNotRunning = errors.New("container not running")
+	errPaused     = errors.New("container is paused: resume it first")
+)
 
 // ask connects to the agent of an active container for one request. Should the
-// container end meanwhile, the error is errNotRunning.
+// container end meanwhile, the error is errNotRunning; should it be paused, so
+// that nobody answers, errPaused.
 func (g *globals) ask(id string, s *container.State, request func(context.Context, *client.Client) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), agentTimeout)
+	return g.askContext(context.Background(), id, s, request)
+}
+
+func (g *globals) askContext(ctx context.Context, id string, s *container.State, request func(context.Context, *client.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
+	defer cancelWhenPaused(ctx, cancel, s)()
 	agent, err := g.agent(ctx, id)
 	if err == nil {
 		defer agent.Close()
@@ -68,7 +79,36 @@ func (g *globals) ask(id string, s *container.State, request func(context.Contex
 	if err != nil && (!s.Process.Alive() || errors.Is(err, client.ErrBadState)) {
 		return errNotRunning
 	}
+	var answer *client.Error
+	if err != nil && !errors.As(err, &answer) && s.Now() == container.StatePaused {
+		return errPaused
+	}
 	return err
+}
+
+// cancelWhenPaused ends a request when the container is found paused, until stop
+// is called.
+func cancelWhenPaused(ctx context.Context, cancel context.CancelFunc, s *container.State) (stop func()) {
+	// No request takes that long, so the state is hardly ever looked at.
+	const patience = 500 * time.Millisecond
+	done := make(chan struct{})
+	go func() {
+		look := time.NewTicker(patience)
+		defer look.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			case <-look.C:
+			}
+			if s.Now() == container.StatePaused {
+				cancel()
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 func (g *globals) start(id string) error {
@@ -84,6 +124,8 @@ func (g *globals) start(id string) error {
 	case specs.StateCreated:
 	case specs.StateRunning:
 		return fmt.Errorf("cannot start %s: it is running already", id)
+	case container.StatePaused:
+		return fmt.Errorf("cannot start %s: %w", id, errPaused)
 	default:
 		return fmt.Errorf("cannot start %s: it is %s", id, status)
 	}

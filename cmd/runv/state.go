@@ -45,7 +45,7 @@ func stateCommand(g *globals) *cli.Command {
 		Name:      "state",
 		Usage:     "print the state of a container as JSON",
 		ArgsUsage: "ID",
-		Description: "The status is creating, created, running or stopped; the pid is the VM process's.\n\n" +
+		Description: "The status is creating, created, running, paused or stopped; the pid is the VM process's.\n\n" +
 			"Example:\n" +
 			"   runv state web1",
 		Action: func(c *cli.Context) error {

@@ -53,6 +53,9 @@ func (s *Store) DialAgent(ctx context.Context, id string, port uint32) (net.Conn
 	}
 	if err := handshake(ctx, conn, port); err != nil {
 		conn.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
 		return nil, err
 	}
 	return conn, nil
@@ -67,6 +70,7 @@ func handshake(ctx context.Context, conn net.Conn, port uint32) error {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
 		return fmt.Errorf("agent.sock: %w", err)
 	}

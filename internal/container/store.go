@@ -22,6 +22,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/cgroup"
 )
 
 const (
@@ -42,6 +44,10 @@ var (
 	// ErrDamaged says that there is a state.json that makes no sense.
 	ErrDamaged = errors.New("the container's state is damaged: `runv delete --force` removes it")
 )
+
+// StatePaused is the status of a container whose VM process is frozen. The
+// specification leaves it to runtimes; this is the others' word.
+const StatePaused specs.ContainerState = "paused"
 
 // State is what state.json has.
 type State struct {
@@ -68,7 +74,8 @@ type State struct {
 	Unit string `json:"unit,omitempty"`
 }
 
-// Now has the status according to the processes that are alive.
+// Now has the status according to the processes that are alive, and to whether
+// they are frozen.
 func (s *State) Now() specs.ContainerState {
 	switch {
 	case s.Status == specs.StateCreating:
@@ -76,6 +83,9 @@ func (s *State) Now() specs.ContainerState {
 			return specs.StateCreating
 		}
 	case s.Process.Alive():
+		if cgroup.Frozen(s.Cgroup) {
+			return StatePaused
+		}
 		return s.Status
 	}
 	return specs.StateStopped

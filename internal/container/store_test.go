@@ -121,7 +121,7 @@ func TestLifecycle(t *testing.T) {
 		if got := s.OCI().Status; got != want {
 			t.Errorf("status %s; want %s", got, want)
 		}
-		if pid := s.OCI().Pid; (pid != 0) != (want == specs.StateCreated || want == specs.StateRunning) {
+		if pid := s.OCI().Pid; (pid != 0) != (want == specs.StateCreated || want == specs.StateRunning || want == StatePaused) {
 			t.Errorf("status %s has pid %d", want, pid)
 		}
 	}
@@ -138,6 +138,19 @@ func TestLifecycle(t *testing.T) {
 	c.State.Status = specs.StateRunning
 	c.save(t)
 	expect(specs.StateRunning)
+	freezer := filepath.Join(t.TempDir(), "cgroup.freeze")
+	c.State.Cgroup = filepath.Dir(freezer)
+	c.save(t)
+	expect(specs.StateRunning)
+	for frozen, want := range map[string]specs.ContainerState{"1\n": StatePaused, "0\n": specs.StateRunning} {
+		if err := os.WriteFile(freezer, []byte(frozen), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		expect(want)
+	}
+	if err := os.WriteFile(freezer, []byte("1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	c.State.Process.StartTime++
 	c.save(t)
 	expect(specs.StateStopped)

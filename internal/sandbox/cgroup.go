@@ -94,6 +94,9 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 	if err := CheckFree(path); err != nil {
 		return nil, err
 	}
+	// A paused container that was killed may have left it frozen, and nothing
+	// could start in it. A kernel without freezer has nothing to undo.
+	_ = os.WriteFile(filepath.Join(path, "cgroup.freeze"), []byte("0"), 0)
 	if err := writeFiles(path, c.Files); err != nil {
 		_ = RemoveCgroup(path)
 		return nil, err
