@@ -83,15 +83,26 @@ func memorySettings(m *specs.LinuxMemory) ([]setting, error) {
 		list = append(list, limitSetting("memory.max", *m.Limit, *m.Limit > 0))
 	}
 	if m.Reservation != nil && *m.Reservation != 0 {
-		list = append(list, limitSetting("memory.low", max(*m.Reservation, 0), *m.Reservation > 0))
+		low := max(*m.Reservation, 0) // less than nothing is no protection
+		list = append(list, setting{file: "memory.low", value: strconv.FormatInt(low, 10), isDefault: low == 0})
 	}
 	return list, nil
 }
 
 func cpuSettings(c *specs.LinuxCPU) ([]setting, error) {
 	var list []setting
-	if c.Shares != nil && *c.Shares != 0 {
+	// The weight of an idle group cannot be set, and an idle group that was one
+	// gets its weight back.
+	idle := c.Idle != nil && *c.Idle == 1
+	if c.Idle != nil {
+		list = append(list, setting{file: "cpu.idle", value: strconv.FormatInt(*c.Idle, 10), isDefault: *c.Idle == 0})
+	}
+	if c.Shares != nil && *c.Shares != 0 && !idle {
 		list = append(list, setting{file: "cpu.weight", value: strconv.FormatUint(cpuWeight(*c.Shares), 10)})
+	}
+	if c.Burst != nil && *c.Burst > 0 {
+		// The kernel checks the quota against the burst there is.
+		list = append(list, setting{file: "cpu.max.burst", value: "0", isDefault: true})
 	}
 	if c.Quota != nil || c.Period != nil {
 		period := uint64(100000)
@@ -110,9 +121,6 @@ func cpuSettings(c *specs.LinuxCPU) ([]setting, error) {
 	}
 	if c.Burst != nil {
 		list = append(list, setting{file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10), isDefault: *c.Burst == 0})
-	}
-	if c.Idle != nil {
-		list = append(list, setting{file: "cpu.idle", value: strconv.FormatInt(*c.Idle, 10), isDefault: *c.Idle == 0})
 	}
 	// cpus and mems are numbers of the host's; the guest has as many vCPUs
 	// as they allow.
