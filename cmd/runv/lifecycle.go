@@ -180,6 +180,8 @@ func (cr *creation) launch(kvm *os.File) error {
 		Status:      specs.StateCreating,
 		Creator:     self,
 		Hooks:       specs.Hooks{Poststart: cr.plan.Hooks.Poststart, Poststop: cr.plan.Hooks.Poststop},
+		Machine:     cr.plan.Machine,
+		Limits:      spec.Limits(cr.plan.Spec.Linux.Resources),
 	}
 	if err := cr.container.Save(); err != nil {
 		return err

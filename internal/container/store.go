@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/cgroup"
+	"runv.dev/runv/internal/spec"
 )
 
 const (
@@ -72,6 +73,11 @@ type State struct {
 	Cgroup string `json:"cgroup,omitempty"`
 	// Unit is the systemd unit whose cgroup it is; empty: none.
 	Unit string `json:"unit,omitempty"`
+
+	// Machine is the size of the VM, and Limits are those in force, which an
+	// update changes: see [spec.Limits].
+	Machine spec.Machine          `json:"machine"`
+	Limits  *specs.LinuxResources `json:"limits,omitempty"`
 }
 
 // Now has the status according to the processes that are alive, and to whether

@@ -72,20 +72,13 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 		}
 		return nil, nil
 	}
-	root := cgroupRoot()
-	parent := root
-	below, err := filepath.Rel(root, path)
+	below, err := filepath.Rel(cgroupRoot(), path)
 	if err != nil {
 		return nil, err
 	}
-	controllers := controllersOf(c.Files)
-	parts := strings.Split(below, "/")
-	for _, part := range parts {
-		// A controller is only available in a child if its parent passes it
-		// on; what is missing shows when a limit is written.
-		for _, name := range controllers {
-			_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+"+name), 0)
-		}
+	parent := cgroupRoot()
+	for part := range strings.SplitSeq(below, "/") {
+		enable(parent, controllersOf(c.Files))
 		parent = filepath.Join(parent, part)
 		if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("cgroup: %w", err)
@@ -96,7 +89,7 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 	}
 	// A paused container that was killed may have left it frozen, and nothing
 	// could start in it. A kernel without freezer has nothing to undo.
-	_ = os.WriteFile(filepath.Join(path, "cgroup.freeze"), []byte("0"), 0)
+	_ = writeControl(path, "cgroup.freeze", "0")
 	if err := writeFiles(path, c.Files); err != nil {
 		_ = RemoveCgroup(path)
 		return nil, err
@@ -120,15 +113,8 @@ func CheckFree(path string) error {
 // writeFiles sets the limits of the cgroup at path.
 func writeFiles(path string, files []spec.CgroupFile) error {
 	for _, file := range files {
-		if err := os.WriteFile(filepath.Join(path, file.Name), []byte(file.Value), 0); err != nil {
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-				if file.Name == "memory.swap.max" {
-					continue // a kernel without swap accounting has no swap to limit
-				}
-				controller, _, _ := strings.Cut(file.Name, ".")
-				err = fmt.Errorf("the controller %q is not available in this cgroup", controller)
-			}
-			return fmt.Errorf("cgroup: cannot set %s to %q: %w", file.Name, file.Value, err)
+		if err := setLimit(path, file); err != nil {
+			return fmt.Errorf("cgroup: %w", err)
 		}
 	}
 	return nil
@@ -152,6 +138,14 @@ func controllersOf(files []spec.CgroupFile) []string {
 		}
 	}
 	return list
+}
+
+// enable passes controllers on to the children of a cgroup. What is not to be
+// had shows when a limit is written.
+func enable(dir string, controllers []string) {
+	for _, name := range controllers {
+		_ = writeControl(dir, "cgroup.subtree_control", "+"+name)
+	}
 }
 
 func populated(path string) bool {

@@ -57,8 +57,8 @@ type Namespace struct {
 
 // Machine is the size of the virtual machine.
 type Machine struct {
-	VCPUs       int
-	MemoryBytes uint64 // guest RAM
+	VCPUs       int    `json:"vcpus"`
+	MemoryBytes uint64 `json:"memoryBytes"` // guest RAM
 }
 
 // New validates s, which belongs to the bundle at the absolute path bundle. All
@@ -278,6 +278,11 @@ func (p *planner) guest() *specs.Spec {
 		linux = *p.in.Linux
 	}
 	linux.CgroupsPath = ""
+	if r := linux.Resources; r != nil && r.Unified != nil {
+		resources := *r
+		resources.Unified = guestUnified(r.Unified)
+		linux.Resources = &resources
+	}
 	namespaces := linux.Namespaces
 	linux.Namespaces = nil
 	for _, ns := range namespaces {

@@ -30,6 +30,10 @@ type Cgroup struct {
 type CgroupFile struct {
 	Name  string
 	Value string
+
+	// Lifts says that the value is no limit, so that a file that does not
+	// exist is no problem.
+	Lifts bool `json:",omitempty"`
 }
 
 // What the VM process may use beyond the guest's share, so that the limits that
@@ -103,7 +107,10 @@ func unitName(s string) bool {
 
 func (p *planner) cgroup(l *specs.Linux) {
 	p.cgroupsPath(l.CgroupsPath)
-	r := l.Resources
+	p.resources(l.Resources)
+}
+
+func (p *planner) resources(r *specs.LinuxResources) {
 	if r == nil {
 		return
 	}
@@ -136,7 +143,7 @@ func (p *planner) cgroup(l *specs.Linux) {
 }
 
 func (p *planner) write(name, format string, args ...any) {
-	p.plan.Cgroup.Files = append(p.plan.Cgroup.Files, CgroupFile{name, fmt.Sprintf(format, args...)})
+	p.plan.Cgroup.Files = append(p.plan.Cgroup.Files, CgroupFile{Name: name, Value: fmt.Sprintf(format, args...)})
 }
 
 func (p *planner) cpu(c *specs.LinuxCPU) {
@@ -175,7 +182,7 @@ func (p *planner) cpu(c *specs.LinuxCPU) {
 	} else if c.Shares != nil && *c.Shares != 0 {
 		p.write("cpu.weight", "%d", cpuWeight(*c.Shares))
 	}
-	quota, period := "max", uint64(100_000)
+	quota, period := "max", uint64(defaultPeriod)
 	if c.Quota != nil && *c.Quota > 0 {
 		quota = strconv.FormatInt(*c.Quota, 10)
 	}
@@ -186,6 +193,9 @@ func (p *planner) cpu(c *specs.LinuxCPU) {
 		p.write("cpu.max", "%s %d", quota, period)
 	}
 	if c.Burst != nil && *c.Burst > 0 {
+		if c.Quota != nil && *c.Quota > 0 && *c.Burst > uint64(*c.Quota) {
+			p.refuse(at+".burst", "%d is more than the quota of %d microseconds", *c.Burst, *c.Quota)
+		}
 		p.write("cpu.max.burst", "%d", *c.Burst)
 	}
 }
@@ -282,8 +292,7 @@ func (p *planner) memoryFiles(ram uint64) {
 	limit := int64(-1)
 	if m.Limit != nil && *m.Limit > 0 {
 		limit = *m.Limit
-		// An annotation that asks for more RAM does not lift the limit.
-		p.write("memory.max", "%d", min(ram, guestRAM(uint64(limit)))+vmmMemory)
+		p.write("memory.max", "%d", hostMemory(ram, uint64(limit)))
 	}
 	if m.Swap != nil && *m.Swap > 0 && limit > 0 {
 		p.write("memory.swap.max", "%d", *m.Swap-limit)
@@ -292,6 +301,11 @@ func (p *planner) memoryFiles(ram uint64) {
 		p.write("memory.low", "%d", *m.Reservation)
 	}
 }
+
+// hostMemory is memory.max of a VM process, in bytes, for a VM with so much RAM
+// and a workload limited to limit. An annotation that asks for more RAM does not
+// lift the limit.
+func hostMemory(ram, limit uint64) uint64 { return min(ram, guestRAM(limit)) + vmmMemory }
 
 // unified takes cgroup v2 files by name, but none that the sizing of the VM
 // decides.
@@ -310,6 +324,21 @@ func (p *planner) unified(list map[string]string) {
 			p.write(name, "%s", list[name])
 		}
 	}
+}
+
+// guestUnified are the files that mean in the guest what they mean on the host:
+// its processors have other numbers, and it has no block devices.
+func guestUnified(list map[string]string) map[string]string {
+	var memory map[string]string
+	for name, value := range list {
+		if strings.HasPrefix(name, "memory.") {
+			if memory == nil {
+				memory = make(map[string]string)
+			}
+			memory[name] = value
+		}
+	}
+	return memory
 }
 
 var unifiedControllers = set("cpu", "cpuset", "io", "memory")

@@ -23,6 +23,15 @@ const (
 	minMemory     = 64 << 20
 	maxVCPUs      = 64
 	memoryAlign   = 2 << 20
+
+	// What the guest's kernel and agent need whatever the limit is.
+	fixedGuestMemory = 64 << 20
+)
+
+// What the kernel has when nothing is set.
+const (
+	defaultPeriod = 100_000 // of a quota, in microseconds
+	defaultShares = 1024
 )
 
 func (p *planner) annotations() {
@@ -106,16 +115,15 @@ func (p *planner) sizing() {
 // guestRAM is the RAM for a workload limited to limit bytes: what the guest's
 // kernel, its page structures and the agent take comes on top.
 func guestRAM(limit uint64) uint64 {
-	const fixed = 64 << 20
 	if limit > 1<<50 {
 		limit = 1 << 50
 	}
-	return alignMemory(limit + limit/32 + fixed)
+	return alignMemory(limit + limit/32 + fixedGuestMemory)
 }
 
 // limits has the figures that sizing goes by; 0 stands for none.
 func (p *planner) limits() (memory, quota, period uint64, cpus int) {
-	period = 100_000
+	period = defaultPeriod
 	if p.in.Linux == nil || p.in.Linux.Resources == nil {
 		return
 	}
