@@ -70,25 +70,60 @@ func parseStat(data []byte) (state byte, start uint64, err error) {
 	return fields[0][0], start, nil
 }
 
-// Kill ends the process with SIGKILL and waits until it is gone, but no longer
-// than timeout. A process that does not run any more is no error.
-func (p Process) Kill(timeout time.Duration) error {
+// Wait returns when the process does not run any more.
+func (p Process) Wait() error {
+	fd, err := p.open()
+	if err != nil || fd < 0 {
+		return err
+	}
+	defer unix.Close(fd)
+	for {
+		if ended, err := waitEnd(fd, -1); ended || err != nil {
+			return err
+		}
+	}
+}
+
+// open has a descriptor that holds on to the process, -1 if it does not run any
+// more.
+func (p Process) open() (int, error) {
 	if p.PID <= 0 {
-		return nil
+		return -1, nil
 	}
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err == unix.ESRCH {
-		return nil
+		return -1, nil
 	}
 	if err != nil {
-		return os.NewSyscallError("pidfd_open", err)
+		return -1, os.NewSyscallError("pidfd_open", err)
 	}
-	defer unix.Close(fd)
 	// The descriptor holds on to one process; whether it is ours is looked at
 	// after it was opened.
 	if !p.Alive() {
-		return nil
+		unix.Close(fd)
+		return -1, nil
 	}
+	return fd, nil
+}
+
+// waitEnd waits for the end of the process of a descriptor, no longer than
+// timeout milliseconds (-1: as long as it takes).
+func waitEnd(fd, timeout int) (ended bool, err error) {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, timeout)
+	if err == unix.EINTR {
+		return false, nil
+	}
+	return n > 0, os.NewSyscallError("poll", err)
+}
+
+// Kill ends the process with SIGKILL and waits until it is gone, but no longer
+// than timeout. A process that does not run any more is no error.
+func (p Process) Kill(timeout time.Duration) error {
+	fd, err := p.open()
+	if err != nil || fd < 0 {
+		return err
+	}
+	defer unix.Close(fd)
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return os.NewSyscallError("pidfd_send_signal", err)
 	}
@@ -98,12 +133,9 @@ func (p Process) Kill(timeout time.Duration) error {
 		if left <= 0 {
 			return fmt.Errorf("process %d is still there %v after SIGKILL", p.PID, timeout)
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
-		if err != nil && err != unix.EINTR {
-			return os.NewSyscallError("poll", err)
-		}
-		if n > 0 {
-			return nil
+		ended, err := waitEnd(fd, int(left.Milliseconds())+1)
+		if ended || err != nil {
+			return err
 		}
 	}
 }
