@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -309,4 +310,17 @@ func FuzzPrintable(f *testing.F) {
 	f.Add("\x1b]0;title\x07\xff\u202e")
 	f.Add(strings.Repeat("ä", maxText))
 	f.Fuzz(func(t *testing.T, s string) { checkText(t, printable(s)) })
+}
+
+func TestCounters(t *testing.T) {
+	many := map[string]uint64{"a\nb": 1, strings.Repeat("x", maxCounterName+1): 2}
+	if got := counters(many); len(got) != 1 || got["a b"] != 1 {
+		t.Errorf("counters() = %v", got)
+	}
+	for i := range uint64(2 * maxCounters) {
+		many[fmt.Sprint(i)] = i
+	}
+	if got := counters(many); len(got) != maxCounters {
+		t.Errorf("%d of %d counters are kept; want %d", len(got), len(many), maxCounters)
+	}
 }

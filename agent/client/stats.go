@@ -132,11 +132,22 @@ func microseconds(n uint64) time.Duration {
 	return time.Duration(min(n, most)) * time.Microsecond
 }
 
-// counters makes the names of counters printable.
+// What a guest may name counters; the kernel's are fewer and shorter.
+const (
+	maxCounters    = 512
+	maxCounterName = 64
+)
+
+// counters bounds a table of the guest's and makes its names printable.
 func counters(m map[string]uint64) map[string]uint64 {
-	clean := make(map[string]uint64, len(m))
+	clean := make(map[string]uint64, min(len(m), maxCounters))
 	for name, n := range m {
-		clean[printable(name)] = n
+		if len(clean) == maxCounters {
+			break
+		}
+		if len(name) <= maxCounterName {
+			clean[printable(name)] = n
+		}
 	}
 	return clean
 }
