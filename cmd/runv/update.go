@@ -243,7 +243,7 @@ func (g *globals) update(id string, change *specs.LinuxResources) error {
 			return err
 		}
 	}
-	undo, err := sandbox.SetLimits(s.Cgroup, u.Cgroup)
+	undo, err := sandbox.SetLimits(s.Cgroup, s.Unit, u.Cgroup)
 	if err != nil {
 		return err
 	}

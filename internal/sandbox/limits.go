@@ -12,10 +12,11 @@ import (
 	"runv.dev/runv/internal/spec"
 )
 
-// SetLimits changes the limits of the cgroup at path. Either all are set, or an
+// SetLimits changes the limits of the cgroup at path, which is that of a systemd
+// unit if unit is not empty. Either all are set, or an
 // error says which could not be and the others are as they were; undo takes them
 // back later.
-func SetLimits(path string, files []spec.CgroupFile) (undo func() error, err error) {
+func SetLimits(path, unit string, files []spec.CgroupFile) (undo func() error, err error) {
 	if path == "" {
 		if len(files) > 0 {
 			return nil, errors.New("cgroup: the container has none: mount cgroup v2 on /sys/fs/cgroup and create it again")
@@ -27,7 +28,7 @@ func SetLimits(path string, files []spec.CgroupFile) (undo func() error, err err
 	}
 	var before []spec.CgroupFile
 	undo = func() error {
-		var errs []error
+		errs := []error{changeScope(unit, before)}
 		for _, file := range slices.Backward(before) {
 			errs = append(errs, setLimit(path, file))
 		}
@@ -39,6 +40,14 @@ func SetLimits(path string, files []spec.CgroupFile) (undo func() error, err err
 			return nil, errors.Join(fmt.Errorf("cgroup: %w", err), undo())
 		}
 		before = append(before, old...)
+	}
+	// The kernel has checked them. systemd may round what it writes.
+	err = changeScope(unit, files)
+	if err == nil && unit != "" {
+		err = writeFiles(path, files)
+	}
+	if err != nil {
+		return nil, errors.Join(err, undo())
 	}
 	return undo, nil
 }
@@ -86,12 +95,14 @@ func current(path string, file spec.CgroupFile) []spec.CgroupFile {
 		}
 		old = value
 	case file.Name == "io.weight":
-		old, _, _ = strings.Cut(old, "\n") // the default; others are per device
+		old, _, _ = strings.Cut(strings.TrimPrefix(old, "default "), "\n") // others are per device
 	case file.Name == "cpu.weight" && old == "0":
 		return nil // the weight of an idle group is not to be set
 	}
-	// An empty list is set by an empty line.
-	return []spec.CgroupFile{{Name: file.Name, Value: old + "\n", Lifts: file.Lifts}}
+	if old == "" {
+		old = "\n" // an empty list is set by an empty line
+	}
+	return []spec.CgroupFile{{Name: file.Name, Value: old, Lifts: file.Lifts}}
 }
 
 // setLimit writes one limit.

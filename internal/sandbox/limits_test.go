@@ -32,29 +32,29 @@ func TestSetLimits(t *testing.T) {
 			t.Errorf("%s; want %s", got, want)
 		}
 	}
-	undo, err := SetLimits(path, []spec.CgroupFile{
+	undo, err := SetLimits(path, "", []spec.CgroupFile{
 		{Name: "memory.nonsense", Value: "max", Lifts: true}, {Name: depth, Value: "3"}, {Name: descendants, Value: "4"}, {Name: depth, Value: "5"},
 	})
 	must(t, err)
 	expect("5 4")
 	for value, want := range map[string]string{"x": "invalid argument", "99999999999999999999": "cannot set"} {
-		_, err := SetLimits(path, []spec.CgroupFile{{Name: depth, Value: "7"}, {Name: descendants, Value: value}})
+		_, err := SetLimits(path, "", []spec.CgroupFile{{Name: depth, Value: "7"}, {Name: descendants, Value: value}})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %q", value, err, want)
 		}
 		expect("5 4")
 	}
-	if _, err := SetLimits(path, []spec.CgroupFile{{Name: depth, Value: "7"}, {Name: "nonsense.max", Value: "7"}}); err == nil || !strings.Contains(err.Error(), `"nonsense" is not available`) {
+	if _, err := SetLimits(path, "", []spec.CgroupFile{{Name: depth, Value: "7"}, {Name: "nonsense.max", Value: "7"}}); err == nil || !strings.Contains(err.Error(), `"nonsense" is not available`) {
 		t.Errorf("without its controller: %v", err)
 	}
 	expect("5 4")
 	must(t, undo())
 	expect("max max")
 
-	if _, err := SetLimits("", []spec.CgroupFile{{Name: depth, Value: "7"}}); err == nil || !strings.Contains(err.Error(), "has none") {
+	if _, err := SetLimits("", "", []spec.CgroupFile{{Name: depth, Value: "7"}}); err == nil || !strings.Contains(err.Error(), "has none") {
 		t.Errorf("without a cgroup: %v", err)
 	}
-	undo, err = SetLimits("", nil)
+	undo, err = SetLimits("", "", nil)
 	must(t, err)
 	must(t, undo())
 }
@@ -72,11 +72,11 @@ func TestCurrent(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
 	}
 	for _, tt := range []struct{ name, value, want string }{
-		{"io.max", "8:0 rbps=7", "8:0 rbps=2 wbps=max riops=max wiops=max\n"},
-		{"io.max", "8:1 rbps=7", "8:1 rbps=max wbps=max riops=max wiops=max\n"},
-		{"io.weight", "7", "default 100\n"},
+		{"io.max", "8:0 rbps=7", "8:0 rbps=2 wbps=max riops=max wiops=max"},
+		{"io.max", "8:1 rbps=7", "8:1 rbps=max wbps=max riops=max wiops=max"},
+		{"io.weight", "7", "100"},
 		{"cpuset.cpus", "0", "\n"},
-		{"cpu.max", "1000 2000", "max 100000\n"},
+		{"cpu.max", "1000 2000", "max 100000"},
 	} {
 		if got := current(dir, spec.CgroupFile{Name: tt.name, Value: tt.value}); len(got) != 1 || got[0].Name != tt.name || got[0].Value != tt.want {
 			t.Errorf("%s after %q is undone by %+v; want %q", tt.name, tt.value, got, tt.want)

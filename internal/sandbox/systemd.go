@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"slices"
 	"strconv"
@@ -85,6 +86,27 @@ func StartScope(c spec.Cgroup, unit, path string, pid int) (made bool, err error
 	return true, writeFiles(path, c.Files)
 }
 
+// changeScope tells systemd the new limits of a scope, so that it does not bring
+// the old ones back.
+func changeScope(unit string, files []spec.CgroupFile) error {
+	properties := scopeProperties(files)
+	if unit == "" || len(properties) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+	defer cancel()
+	conn, err := connectSystemd(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	const runtime = true // until the unit is gone
+	if err := conn.SetUnitPropertiesContext(ctx, unit, runtime, properties...); err != nil {
+		return fmt.Errorf("systemd: change %s: %w", unit, err)
+	}
+	return nil
+}
+
 // StopScope stops a scope and forgets it; it may be gone already.
 func StopScope(unit string) error {
 	if unit == "" {
@@ -132,6 +154,8 @@ func scopeProperties(files []spec.CgroupFile) []systemd.Property {
 		if name, ok := numberProperties[file.Name]; ok {
 			if n, err := strconv.ParseUint(file.Value, 10, 64); err == nil {
 				list = append(list, property(name, n))
+			} else if file.Value == "max" {
+				list = append(list, property(name, unlimited))
 			}
 			continue
 		}
@@ -148,6 +172,9 @@ func scopeProperties(files []spec.CgroupFile) []systemd.Property {
 	return list
 }
 
+// unlimited is systemd's number for no limit.
+const unlimited = uint64(math.MaxUint64)
+
 // numberProperties have the value of their file as a number.
 var numberProperties = map[string]string{
 	"memory.max":      "MemoryMax",
@@ -163,6 +190,9 @@ var numberProperties = map[string]string{
 func quotaProperties(quota, period string) []systemd.Property {
 	q, err1 := strconv.ParseUint(quota, 10, 63)
 	p, err2 := strconv.ParseUint(period, 10, 63)
+	if quota == "max" && err2 == nil {
+		return []systemd.Property{property("CPUQuotaPerSecUSec", unlimited), property("CPUQuotaPeriodUSec", p)}
+	}
 	if err1 != nil || err2 != nil || p == 0 {
 		return nil
 	}

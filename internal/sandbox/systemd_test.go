@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"testing"
 
@@ -30,7 +31,9 @@ func TestScopeProperties(t *testing.T) {
 		{"cpu.weight", "100", map[string]any{"CPUWeight": uint64(100)}},
 		{"cpu.max", "150000 100000", map[string]any{"CPUQuotaPerSecUSec": uint64(1_500_000), "CPUQuotaPeriodUSec": uint64(100_000)}},
 		{"cpu.max", "1234 100000", map[string]any{"CPUQuotaPerSecUSec": uint64(20_000), "CPUQuotaPeriodUSec": uint64(100_000)}},
-		{"cpu.max", "max 100000", nil},
+		{"cpu.max", "max 100000", map[string]any{"CPUQuotaPerSecUSec": uint64(math.MaxUint64), "CPUQuotaPeriodUSec": uint64(100_000)}},
+		{"memory.max", "max", map[string]any{"MemoryMax": uint64(math.MaxUint64)}},
+		{"cpuset.cpus", "\n", map[string]any{"AllowedCPUs": []byte{}}},
 		{"cpuset.cpus", "0-2,9", map[string]any{"AllowedCPUs": []byte{7, 2}}},
 		{"cpuset.mems", "0", map[string]any{"AllowedMemoryNodes": []byte{1}}},
 		{"cpu.idle", "1", nil},
