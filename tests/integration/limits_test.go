@@ -85,7 +85,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("in the guest: %s; want %s", got, want)
 		}
 	}
-	runv(t, strings.NewReader(`{"pids":{"limit":40}}`), "update", "-r", "-", id).expect(t, "", "", 0)
+	runv(t, strings.NewReader(`{"pids":{"limit":40},"cpu":{"quota":-1}}`), "update", "-r", "-", id).expect(t, "", "", 0)
 	for _, tt := range []struct {
 		flags []string
 		want  string
