@@ -255,7 +255,12 @@ func (p *planner) changed(now Running, files []string) []CgroupFile {
 	}
 	for _, name := range files {
 		isSet := slices.ContainsFunc(set, func(f CgroupFile) bool { return f.Name == name })
-		if value, ok := unlimited[name]; ok && (!isSet || name == "cpu.max.burst") {
+		value, ok := unlimited[name]
+		if name == "memory.max" {
+			// A VM without a limit needs no more than this.
+			value = strconv.FormatUint(now.Machine.MemoryBytes+vmmMemory, 10)
+		}
+		if ok && (!isSet || name == "cpu.max.burst") {
 			lift = append(lift, CgroupFile{Name: name, Value: value, Lifts: true})
 		}
 	}
