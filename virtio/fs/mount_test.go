@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hanwen/go-fuse/v2/posixtest"
+	"runv.dev/runv/virtio/fs/fstest"
 )
 
 // mount has the kernel of this machine be the client of a device's server,
@@ -116,21 +116,10 @@ func openDir(tb testing.TB, dir string) *os.File {
 	return f
 }
 
-// TestPOSIX runs go-fuse's conformance tests.
+// TestPOSIX runs the conformance tests.
 func TestPOSIX(t *testing.T) {
-	for name, test := range posixtest.All {
-		switch name {
-		case "FcntlFlockLocksFile":
-			// It expects a process's POSIX lock to conflict with its own,
-			// which no file system does, and upstream does not run it.
-			continue
-		case "XAttrLarge":
-			// It needs more room for attributes than ext4 has, and skips
-			// itself there.
-			continue
-		}
-		t.Run(name, func(t *testing.T) {
-			test(t, mount(t, Options{Root: openDir(t, t.TempDir())}))
-		})
-	}
+	fstest.UseLargeXattrs(t)
+	fstest.POSIX(t, func(t *testing.T) string {
+		return mount(t, Options{Root: openDir(t, t.TempDir())})
+	})
 }
