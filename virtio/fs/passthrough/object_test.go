@@ -255,6 +255,16 @@ func TestXattrThread(t *testing.T) {
 	}
 }
 
+func TestXattrThreadClose(t *testing.T) {
+	c := newClient(t, Options{})
+	thread := newXattrThread(c.proc)
+	thread.close()
+	thread.close()
+	if _, err := thread.get(c.inodes.root, "user.a", nil); err != unix.EBADF {
+		t.Errorf("get after close: %v", err)
+	}
+}
+
 func TestAppend(t *testing.T) {
 	c := newClient(t, Options{})
 	node, _ := c.create(fuse.FUSE_ROOT_ID, "file", 0o600)

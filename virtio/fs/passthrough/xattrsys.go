@@ -3,6 +3,7 @@ package passthrough
 import (
 	"runtime"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,10 +53,13 @@ func (xattrAt) close() {}
 type xattrThread struct {
 	calls chan func()
 	err   error
+	end   func() // once
+	ended chan struct{}
 }
 
 func newXattrThread(proc int) *xattrThread {
-	t := &xattrThread{calls: make(chan func())}
+	t := &xattrThread{calls: make(chan func()), ended: make(chan struct{})}
+	t.end = sync.OnceFunc(func() { close(t.ended) })
 	ready := make(chan error)
 	go func() {
 		// The thread ends with the goroutine, and so does its directory.
@@ -65,8 +69,13 @@ func newXattrThread(proc int) *xattrThread {
 			err = unix.Fchdir(proc)
 		}
 		ready <- err
-		for call := range t.calls {
-			call()
+		for {
+			select {
+			case call := <-t.calls:
+				call()
+			case <-t.ended:
+				return
+			}
 		}
 	}()
 	t.err = <-ready
@@ -78,12 +87,17 @@ func (t *xattrThread) do(n *inode, call func(path string) (int, error)) (size in
 		return 0, unix.EOPNOTSUPP
 	}
 	done := make(chan struct{})
-	t.calls <- func() {
+	run := func() {
 		size, err = call(strconv.Itoa(n.fd))
 		close(done)
 	}
-	<-done
-	return size, err
+	select {
+	case t.calls <- run:
+		<-done
+		return size, err
+	case <-t.ended:
+		return 0, unix.EBADF
+	}
 }
 
 func (t *xattrThread) get(n *inode, name string, dest []byte) (int, error) {
@@ -104,4 +118,4 @@ func (t *xattrThread) remove(n *inode, name string) error {
 	return err
 }
 
-func (t *xattrThread) close() { close(t.calls) }
+func (t *xattrThread) close() { t.end() }
