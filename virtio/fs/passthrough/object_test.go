@@ -219,8 +219,8 @@ func TestXattrNames(t *testing.T) {
 	}
 }
 
-// TestXattrThread covers hosts before Linux 6.13.
-func TestXattrThread(t *testing.T) {
+// TestXattrCalls covers hosts before Linux 6.13.
+func TestXattrCalls(t *testing.T) {
 	c := newClient(t, Options{})
 	thread := newXattrThread(c.proc)
 	defer thread.close()
@@ -230,9 +230,15 @@ func TestXattrThread(t *testing.T) {
 	if err := os.Symlink("x", filepath.Join(c.dir, "link")); err != nil {
 		t.Fatal(err)
 	}
+	if err := unix.Mkfifo(filepath.Join(c.dir, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(c.dir, "dir"), 0); err != nil {
+		t.Fatal(err)
+	}
 	c.put("file", "")
-	for _, x := range []xattrCalls{thread, xattrAt{c.proc}} {
-		for name, want := range map[string]error{"file": nil, "link": unix.EPERM} {
+	for _, x := range []xattrCalls{thread, xattrOpen{c.FS, thread}, xattrAt{c.proc}} {
+		for name, want := range map[string]error{"file": nil, "dir": nil, "link": unix.EPERM, "fifo": unix.EPERM} {
 			n, err := c.inodes.get(c.walk(name))
 			if err != nil {
 				t.Fatal(err)

@@ -9,7 +9,8 @@ import (
 )
 
 // xattrCalls are the system calls for extended attributes of inodes. None of
-// them takes an O_PATH descriptor, so an inode is named in /proc/self/fd.
+// them takes an O_PATH descriptor, so an inode is named in /proc/self/fd, or
+// opened.
 type xattrCalls interface {
 	get(n *inode, name string, dest []byte) (int, error)
 	list(n *inode, dest []byte) (int, error)
@@ -21,7 +22,7 @@ type xattrCalls interface {
 func (f *FS) newXattrCalls(root int) xattrCalls {
 	_, err := getxattrat(f.proc, strconv.Itoa(root), hostTrusted+"probe", nil)
 	if err == unix.ENOSYS || err == unix.EPERM {
-		return newXattrThread(f.proc)
+		return xattrOpen{f, newXattrThread(f.proc)}
 	}
 	return xattrAt{f.proc}
 }
@@ -46,6 +47,59 @@ func (x xattrAt) remove(n *inode, name string) error {
 }
 
 func (xattrAt) close() {}
+
+// xattrOpen opens files and directories for the call, as handing it to another
+// thread takes several times as long. It leaves to the thread what must not be
+// opened, and what takes messages over a network to open.
+type xattrOpen struct {
+	f *FS
+	*xattrThread
+}
+
+func (x xattrOpen) open(n *inode) (fd int, ok bool) {
+	if n.typ != unix.S_IFREG && n.typ != unix.S_IFDIR || x.f.mounts.of(n.key.dev, n.fd).remote {
+		return -1, false
+	}
+	// Without O_NONBLOCK it would wait for the holder of a lease.
+	fd, err := x.f.reopen(n.fd, unix.O_RDONLY|unix.O_NONBLOCK)
+	return fd, err == nil
+}
+
+func (x xattrOpen) get(n *inode, name string, dest []byte) (int, error) {
+	fd, ok := x.open(n)
+	if !ok {
+		return x.xattrThread.get(n, name, dest)
+	}
+	defer unix.Close(fd)
+	return unix.Fgetxattr(fd, name, dest)
+}
+
+func (x xattrOpen) list(n *inode, dest []byte) (int, error) {
+	fd, ok := x.open(n)
+	if !ok {
+		return x.xattrThread.list(n, dest)
+	}
+	defer unix.Close(fd)
+	return unix.Flistxattr(fd, dest)
+}
+
+func (x xattrOpen) set(n *inode, name string, data []byte, flags int) error {
+	fd, ok := x.open(n)
+	if !ok {
+		return x.xattrThread.set(n, name, data, flags)
+	}
+	defer unix.Close(fd)
+	return unix.Fsetxattr(fd, name, data, flags)
+}
+
+func (x xattrOpen) remove(n *inode, name string) error {
+	fd, ok := x.open(n)
+	if !ok {
+		return x.xattrThread.remove(n, name)
+	}
+	defer unix.Close(fd)
+	return unix.Fremovexattr(fd, name)
+}
 
 // xattrThread makes the calls which take a path on a thread of its own, whose
 // working directory is /proc/self/fd: there, an inode's path is the number of
