@@ -90,7 +90,10 @@ func TestAttributes(t *testing.T) {
 		}, "grep ' /tmp ' /proc/mounts", []string{"tmpfs /tmp tmpfs rw,noexec,relatime,size=64k,uid=5 0 0"}},
 		{"tmpfs with the content below", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Options: []string{"tmpcopyup", "ro"}})
-		}, "cat /data/file; touch /data/x 2>/dev/null || echo ro", []string{"contentro"}},
+		}, "cat /data/file; touch /data/x 2>/dev/null || echo ro; stat -c '%a %u' /data", []string{"contentro", "755 0"}},
+		{"tmpfs with the content below and another mode", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Options: []string{"mode=700", "tmpcopyup", "gid=7"}})
+		}, "stat -c '%a %u %g' /data", []string{"700 0 7"}},
 		{"bind in place, read-only", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: "/data", Options: []string{"rbind", "ro", "nosuid"}})
 		}, "touch /data/x 2>/dev/null || echo ro; grep ' /data ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1,2", []string{"ro", "ro,nosuid"}},

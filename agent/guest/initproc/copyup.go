@@ -10,7 +10,7 @@ import (
 )
 
 // copyUp fills a fresh tmpfs with what it hides: lower is the directory under
-// the mount, upper the mount's root.
+// the mount, upper the mount's root, which has its owner and mode.
 func copyUp(lower, upper int) error {
 	source, err := os.Open(procFD(lower))
 	if err != nil {
@@ -41,13 +41,7 @@ func copyDir(source, target int) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(source, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	return errors.Join(
-		os.NewSyscallError("fchown", unix.Fchown(target, int(st.Uid), int(st.Gid))),
-		os.NewSyscallError("fchmod", unix.Fchmod(target, st.Mode&0o7777)))
+	return nil
 }
 
 func copyEntry(source, target int, name string) error {
@@ -70,7 +64,10 @@ func copyEntry(source, target int, name string) error {
 			return os.NewSyscallError("openat", err)
 		}
 		defer unix.Close(to)
-		return copyDir(from, to)
+		return errors.Join(
+			copyDir(from, to),
+			os.NewSyscallError("fchown", unix.Fchown(to, int(st.Uid), int(st.Gid))),
+			os.NewSyscallError("fchmod", unix.Fchmod(to, st.Mode&0o7777)))
 	case unix.S_IFLNK:
 		buf := make([]byte, 4096)
 		n, err := unix.Readlinkat(source, name, buf)

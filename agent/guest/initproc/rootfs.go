@@ -111,8 +111,8 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 		// There is only version 2, whatever the host has.
 		kind = "cgroup2"
 	case "tmpfs":
-		if !hasOption(data, "mode") {
-			data = append(data, modeOf(target))
+		if data, err = asBelow(data, target, o.copyUp); err != nil {
+			return err
 		}
 	}
 	source := m.Source
@@ -151,13 +151,23 @@ func hasOption(data []string, name string) bool {
 	return false
 }
 
-// modeOf is a tmpfs option that keeps the mode of the directory mounted over.
-func modeOf(dir int) string {
+// asBelow adds to the options of a tmpfs those that keep the mode, and with
+// owner the owner, of the directory mounted over, unless they are given.
+func asBelow(data []string, dir int, owner bool) ([]string, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(dir, &st); err != nil {
-		return "mode=755"
+		return nil, os.NewSyscallError("fstat", err)
 	}
-	return fmt.Sprintf("mode=%o", st.Mode&0o7777)
+	if !hasOption(data, "mode") {
+		data = append(data, fmt.Sprintf("mode=%o", st.Mode&0o7777))
+	}
+	if owner && !hasOption(data, "uid") {
+		data = append(data, fmt.Sprintf("uid=%d", st.Uid))
+	}
+	if owner && !hasOption(data, "gid") {
+		data = append(data, fmt.Sprintf("gid=%d", st.Gid))
+	}
+	return data, nil
 }
 
 func (r *rootfs) attachBind(tree int, m *specs.Mount, o *mountOptions) error {
