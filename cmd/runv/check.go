@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"text/tabwriter"
 
@@ -17,18 +18,18 @@ func checkCommand(*globals) *cli.Command {
 			"Example:\n" +
 			"   runv check",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "`FORMAT`: table or json"},
+			formatFlag(),
 		},
 		Action: func(c *cli.Context) error {
-			format := c.String("format")
-			switch {
-			case c.Args().Present():
-				return fmt.Errorf("check: takes no arguments")
-			case format != "table" && format != "json":
-				return fmt.Errorf("check: --format %s: neither table nor json", format)
+			asJSON, err := wantsJSON(c)
+			if c.Args().Present() {
+				err = errors.New("check: takes no arguments")
+			}
+			if err != nil {
+				return err
 			}
 			results := hostcheck.Run(c.Context)
-			if format == "json" {
+			if asJSON {
 				if err := printJSON(results); err != nil {
 					return err
 				}

@@ -106,3 +106,18 @@ func oneID(c *cli.Context) (string, error) {
 	}
 	return "", fmt.Errorf("%s: too many arguments (options come before the id): see `runv %s --help`", c.Command.Name, c.Command.Name)
 }
+
+// formatFlag is the flag of verbs that print a table, or JSON.
+func formatFlag() cli.Flag {
+	return &cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "`FORMAT`: table or json"}
+}
+
+// wantsJSON reads formatFlag.
+func wantsJSON(c *cli.Context) (bool, error) {
+	switch format := c.String("format"); format {
+	case "table", "json":
+		return format == "json", nil
+	default:
+		return false, fmt.Errorf("%s: --format %s: neither table nor json", c.Command.Name, format)
+	}
+}

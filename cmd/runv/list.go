@@ -17,19 +17,23 @@ func listCommand(g *globals) *cli.Command {
 		Description: "Example:\n" +
 			"   runv list --format json",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "`FORMAT`: table or json"},
+			formatFlag(),
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print the ids only"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return fmt.Errorf("list: takes no arguments")
 			}
-			return g.list(c.String("format"), c.Bool("quiet"))
+			asJSON, err := wantsJSON(c)
+			if err != nil {
+				return err
+			}
+			return g.list(asJSON, c.Bool("quiet"))
 		},
 	}
 }
 
-func (g *globals) list(format string, quiet bool) error {
+func (g *globals) list(asJSON, quiet bool) error {
 	states, damaged, err := g.store().List()
 	if err != nil {
 		return err
@@ -47,10 +51,8 @@ func (g *globals) list(format string, quiet bool) error {
 			fmt.Println(s.ID)
 		}
 		return nil
-	case format == "json":
+	case asJSON:
 		return json.NewEncoder(os.Stdout).Encode(all)
-	case format != "table":
-		return fmt.Errorf("list: --format %s: neither table nor json", format)
 	}
 	w := tabwriter.NewWriter(os.Stdout, 12, 1, 3, ' ', 0)
 	fmt.Fprintln(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER")

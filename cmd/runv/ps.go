@@ -25,7 +25,7 @@ func psCommand(g *globals) *cli.Command {
 			"Example:\n" +
 			"   runv ps web1",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "`FORMAT`: table or json"},
+			formatFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Len() > 1 {
@@ -35,17 +35,16 @@ func psCommand(g *globals) *cli.Command {
 			if err != nil {
 				return err
 			}
-			switch format := c.String("format"); format {
-			case "table", "json":
-				return g.ps(os.Stdout, id, format)
-			default:
-				return fmt.Errorf("ps: --format %s: neither table nor json", format)
+			asJSON, err := wantsJSON(c)
+			if err != nil {
+				return err
 			}
+			return g.ps(os.Stdout, id, asJSON)
 		},
 	}
 }
 
-func (g *globals) ps(w io.Writer, id, format string) error {
+func (g *globals) ps(w io.Writer, id string, asJSON bool) error {
 	// No lock: what is listed is a moment's truth anyway.
 	s, err := g.store().Peek(id)
 	if err != nil {
@@ -62,7 +61,7 @@ func (g *globals) ps(w io.Writer, id, format string) error {
 	if err != nil {
 		return fmt.Errorf("cannot list the processes of %s: %w", id, err)
 	}
-	if format == "json" {
+	if asJSON {
 		pids := make([]int, 0, len(list))
 		for _, p := range list {
 			pids = append(pids, p.ContainerPID)

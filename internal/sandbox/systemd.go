@@ -33,6 +33,18 @@ func connectSystemd(ctx context.Context) (*systemd.Conn, error) {
 	return conn, nil
 }
 
+// askSystemd connects for one request.
+func askSystemd(request func(context.Context, *systemd.Conn) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+	defer cancel()
+	conn, err := connectSystemd(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return request(ctx, conn)
+}
+
 // UnitName is the name of the scope for a plan's cgroup; empty if the systemd
 // driver is not used.
 func UnitName(c spec.Cgroup, id string) string {
@@ -50,13 +62,6 @@ func UnitName(c spec.Cgroup, id string) string {
 // tells whether there may be a scope to stop: one that was there before is not
 // ours.
 func StartScope(c spec.Cgroup, unit, path string, pid int) (made bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
-	defer cancel()
-	conn, err := connectSystemd(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer conn.Close()
 	properties := append(scopeProperties(c.Files),
 		systemd.PropDescription("runv container "+unit),
 		systemd.PropSlice(c.Slice),
@@ -69,18 +74,25 @@ func StartScope(c spec.Cgroup, unit, path string, pid int) (made bool, err error
 		property("TasksAccounting", true),
 		property("CollectMode", "inactive-or-failed"),
 	)
-	done := make(chan string, 1)
-	if _, err := conn.StartTransientUnitContext(ctx, unit, "replace", properties, done); err != nil {
-		// A timeout does not tell.
-		return ctx.Err() != nil, fmt.Errorf("systemd: start %s: %w", unit, err)
-	}
-	select {
-	case result := <-done:
-		if result != "done" {
-			return true, fmt.Errorf("systemd: start %s: the job ended as %q", unit, result)
+	err = askSystemd(func(ctx context.Context, conn *systemd.Conn) error {
+		done := make(chan string, 1)
+		if _, err := conn.StartTransientUnitContext(ctx, unit, "replace", properties, done); err != nil {
+			made = ctx.Err() != nil // a timeout does not tell
+			return fmt.Errorf("systemd: start %s: %w", unit, err)
 		}
-	case <-ctx.Done():
-		return true, fmt.Errorf("systemd: start %s: %w", unit, ctx.Err())
+		made = true
+		select {
+		case result := <-done:
+			if result != "done" {
+				return fmt.Errorf("systemd: start %s: the job ended as %q", unit, result)
+			}
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("systemd: start %s: %w", unit, ctx.Err())
+		}
+	})
+	if err != nil {
+		return made, err
 	}
 	// What systemd has no property for, and in case it rounds.
 	return true, writeFiles(path, c.Files)
@@ -93,18 +105,13 @@ func changeScope(unit string, files []spec.CgroupFile) error {
 	if unit == "" || len(properties) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
-	defer cancel()
-	conn, err := connectSystemd(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	const runtime = true // until the unit is gone
-	if err := conn.SetUnitPropertiesContext(ctx, unit, runtime, properties...); err != nil {
-		return fmt.Errorf("systemd: change %s: %w", unit, err)
-	}
-	return nil
+	return askSystemd(func(ctx context.Context, conn *systemd.Conn) error {
+		const runtime = true // until the unit is gone
+		if err := conn.SetUnitPropertiesContext(ctx, unit, runtime, properties...); err != nil {
+			return fmt.Errorf("systemd: change %s: %w", unit, err)
+		}
+		return nil
+	})
 }
 
 // StopScope stops a scope and forgets it; it may be gone already.
@@ -112,29 +119,23 @@ func StopScope(unit string) error {
 	if unit == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
-	defer cancel()
-	conn, err := connectSystemd(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	done := make(chan string, 1)
-	if _, err := conn.StopUnitContext(ctx, unit, "replace", done); err != nil {
-		if noSuchUnit(err) {
+	return askSystemd(func(ctx context.Context, conn *systemd.Conn) error {
+		done := make(chan string, 1)
+		if _, err := conn.StopUnitContext(ctx, unit, "replace", done); noSuchUnit(err) {
 			return nil
+		} else if err != nil {
+			return fmt.Errorf("systemd: stop %s: %w", unit, err)
 		}
-		return fmt.Errorf("systemd: stop %s: %w", unit, err)
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return fmt.Errorf("systemd: stop %s: %w", unit, ctx.Err())
-	}
-	if err := conn.ResetFailedUnitContext(ctx, unit); err != nil && !noSuchUnit(err) {
-		return fmt.Errorf("systemd: reset %s: %w", unit, err)
-	}
-	return nil
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("systemd: stop %s: %w", unit, ctx.Err())
+		}
+		if err := conn.ResetFailedUnitContext(ctx, unit); err != nil && !noSuchUnit(err) {
+			return fmt.Errorf("systemd: reset %s: %w", unit, err)
+		}
+		return nil
+	})
 }
 
 func noSuchUnit(err error) bool {
