@@ -42,15 +42,28 @@ func setSize(t *testing.T, f *os.File, rows, cols uint16) {
 // dialogue is what the container does on its terminal.
 var dialogue = []string{"sh", "-c", `tty; stty size; echo type; read line; echo "read <$line>"; trap 'stty size' WINCH; echo resize; while :; do sleep 1; done`}
 
-// TestForegroundTerminal: the caller's terminal is raw meanwhile and as before
-// afterwards; size and keys reach the guest.
 func TestForegroundTerminal(t *testing.T) {
 	noLeaks(t)
+	converse(t, "run", "-b", bundle(t, dialogue, withTerminal, withoutPIDNamespace), newID())
+}
+
+func TestExecTerminal(t *testing.T) {
+	noLeaks(t)
+	id, container := sleeping(t)
+	converse(t, append([]string{"exec", "--tty", id}, dialogue...)...)
+	runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
+	container.end(t)
+}
+
+// converse runs the dialogue on the caller's terminal, which is raw meanwhile and
+// as before afterwards; size and keys reach the guest.
+func converse(t *testing.T, args ...string) {
+	t.Helper()
 	master, slave := openPTY(t)
 	setSize(t, master, 33, 101)
 	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
 	must(t, err)
-	cmd := command(t.Context(), "run", "-b", bundle(t, dialogue, withTerminal, withoutPIDNamespace), newID())
+	cmd := command(t.Context(), args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	must(t, cmd.Start())
