@@ -29,17 +29,17 @@ type terminalOptions struct {
 func openTerminal(o terminalOptions) (*terminal, error) {
 	switch {
 	case !o.wanted && o.socket != "":
-		return nil, errors.New("--console-socket: the process has no terminal: set process.terminal in config.json (exec: --tty), or leave the option out")
+		return nil, errors.New("--console-socket: process.terminal is false in config.json, or there is no --tty (exec): set it, or leave the option out")
 	case !o.wanted:
 		return nil, nil
 	case o.socket != "":
 		return newTerminal(o.size, o.socket)
 	case !o.foreground:
-		return nil, errors.New("a process with a terminal needs --console-socket to be detached, for somebody must hold the terminal")
+		return nil, errors.New("process.terminal (exec: --tty) is set: give --console-socket, for somebody must hold the terminal of a process in the background (or unset it)")
 	}
 	saved, err := makeRaw(os.Stdin)
 	if err != nil {
-		return nil, errors.New("a process with a terminal (process.terminal in config.json, exec --tty) needs one on stdin, or --console-socket")
+		return nil, errors.New("process.terminal (exec: --tty) is set, but stdin is not a terminal: unset it, or use --console-socket")
 	}
 	return &terminal{saved: saved}, nil
 }
