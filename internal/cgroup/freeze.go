@@ -36,7 +36,7 @@ func Freeze(dir string, timeout time.Duration) error {
 	err := setFrozen(dir, 1, timeout)
 	if errors.Is(err, errSlow) {
 		err = fmt.Errorf("its processes did not stop within %v", timeout)
-		err = errors.Join(err, write(dir, freezeFile, "0"))
+		err = errors.Join(err, Write(dir, freezeFile, "0"))
 	}
 	return err
 }
@@ -58,7 +58,7 @@ func setFrozen(dir string, want uint64, timeout time.Duration) error {
 		return err
 	}
 	defer events.Close()
-	err = write(dir, freezeFile, fmt.Sprint(want))
+	err = Write(dir, freezeFile, fmt.Sprint(want))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s has no freezer: that needs Linux 5.2", dir)
 	}
@@ -87,8 +87,8 @@ func setFrozen(dir string, want uint64, timeout time.Duration) error {
 	}
 }
 
-// write writes to a control file that exists.
-func write(dir, file, value string) error {
+// Write writes to a control file; it never makes one.
+func Write(dir, file, value string) error {
 	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"runv.dev/runv/internal/cgroup"
 	"runv.dev/runv/internal/spec"
 )
 
@@ -89,7 +90,7 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 	}
 	// A paused container that was killed may have left it frozen, and nothing
 	// could start in it. A kernel without freezer has nothing to undo.
-	_ = writeControl(path, "cgroup.freeze", "0")
+	_ = cgroup.Write(path, "cgroup.freeze", "0")
 	if err := writeFiles(path, c.Files); err != nil {
 		_ = RemoveCgroup(path)
 		return nil, err
@@ -144,14 +145,11 @@ func controllersOf(files []spec.CgroupFile) []string {
 // had shows when a limit is written.
 func enable(dir string, controllers []string) {
 	for _, name := range controllers {
-		_ = writeControl(dir, "cgroup.subtree_control", "+"+name)
+		_ = cgroup.Write(dir, "cgroup.subtree_control", "+"+name)
 	}
 }
 
-func populated(path string) bool {
-	data, err := os.ReadFile(filepath.Join(path, "cgroup.events"))
-	return err == nil && strings.Contains(string(data), "populated 1")
-}
+func populated(path string) bool { return cgroup.Table(path, "cgroup.events")["populated"] == 1 }
 
 // removeTimeout bounds the wait for killed processes to leave a cgroup.
 const removeTimeout = 5 * time.Second

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"runv.dev/runv/internal/cgroup"
 	"runv.dev/runv/internal/spec"
 )
 
@@ -107,7 +108,7 @@ func current(path string, file spec.CgroupFile) []spec.CgroupFile {
 
 // setLimit writes one limit.
 func setLimit(path string, file spec.CgroupFile) error {
-	err := writeControl(path, file.Name, file.Value)
+	err := cgroup.Write(path, file.Name, file.Value)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		if file.Lifts || file.Name == "memory.swap.max" {
 			return nil // no such limit, or a kernel without swap accounting
@@ -123,14 +124,4 @@ func setLimit(path string, file spec.CgroupFile) error {
 		return fmt.Errorf("cannot set %s to %q: %w", file.Name, strings.TrimSpace(file.Value), err)
 	}
 	return nil
-}
-
-// writeControl writes to a control file; it never makes one.
-func writeControl(dir, file, value string) error {
-	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
 }

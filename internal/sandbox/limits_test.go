@@ -7,13 +7,14 @@ import (
 	"strings"
 	"testing"
 
+	"runv.dev/runv/internal/cgroup"
 	"runv.dev/runv/internal/spec"
 )
 
 // TestLeftCgroup: a paused container that was killed leaves its cgroup frozen.
 func TestLeftCgroup(t *testing.T) {
 	path := testCgroup(t)
-	must(t, writeControl(path, "cgroup.freeze", "1"))
+	must(t, cgroup.Write(path, "cgroup.freeze", "1"))
 	c, err := CreateCgroup(spec.Cgroup{}, path)
 	must(t, err)
 	defer c.Close()
