@@ -65,22 +65,11 @@ func checkPausable(s *container.State) error {
 
 // withCgroup works on the cgroup of a container that check accepts, locked.
 func (g *globals) withCgroup(id string, check, work func(*container.State) error) error {
-	// A container being created is locked until it is: say so at once.
-	s, err := g.store().Peek(id)
-	if err != nil {
-		return err
-	}
-	if err := check(s); err != nil {
-		return err
-	}
-	c, err := g.open(id)
+	c, err := g.openIf(id, check)
 	if err != nil {
 		return err
 	}
 	defer c.Unlock()
-	if err := check(&c.State); err != nil {
-		return err
-	}
 	if c.State.Cgroup == "" {
 		return errors.New("the container has no cgroup: mount cgroup v2 on /sys/fs/cgroup and create it again")
 	}
@@ -94,4 +83,24 @@ func (g *globals) open(id string) (*container.Container, error) {
 		return nil, errors.Join(err, c.Unlock())
 	}
 	return c, err
+}
+
+// openIf locks a container that check accepts.
+func (g *globals) openIf(id string, check func(*container.State) error) (*container.Container, error) {
+	// A container being created is locked until it is: say so at once.
+	s, err := g.store().Peek(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(s); err != nil {
+		return nil, err
+	}
+	c, err := g.open(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(&c.State); err != nil {
+		return nil, errors.Join(err, c.Unlock())
+	}
+	return c, nil
 }

@@ -112,11 +112,8 @@ func cancelWhenPaused(ctx context.Context, cancel context.CancelFunc, s *contain
 }
 
 func (g *globals) start(id string) error {
-	c, err := g.store().Open(id)
+	c, err := g.open(id)
 	if err != nil {
-		if c != nil {
-			c.Unlock()
-		}
 		return err
 	}
 	defer c.Unlock()

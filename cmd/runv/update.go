@@ -221,7 +221,7 @@ func (g *globals) update(id string, change *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
-	c, err := g.openActive(id)
+	c, err := g.openIf(id, checkUpdatable)
 	if err != nil {
 		return err
 	}
@@ -255,24 +255,12 @@ func (g *globals) update(id string, change *specs.LinuxResources) error {
 	return c.Save()
 }
 
-// openActive locks a container that runs, or is paused or created.
-func (g *globals) openActive(id string) (*container.Container, error) {
-	// A container being created is locked until it is: say so at once.
-	s, err := g.store().Peek(id)
-	if err != nil {
-		return nil, err
+// checkUpdatable accepts a container that runs, or is paused or created.
+func checkUpdatable(s *container.State) error {
+	if err := checkActive(s); !errors.Is(err, errPaused) {
+		return err
 	}
-	if err := checkActive(s); err != nil && !errors.Is(err, errPaused) {
-		return nil, err
-	}
-	c, err := g.open(id)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkActive(&c.State); err != nil && !errors.Is(err, errPaused) {
-		return nil, errors.Join(err, c.Unlock())
-	}
-	return c, nil
+	return nil
 }
 
 // checkMemory returns an error if the workload uses more than limit.

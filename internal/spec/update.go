@@ -56,9 +56,8 @@ func NewUpdate(now Running, change *specs.LinuxResources, host Host) (*Update, e
 	p.resources(after)
 	p.memoryFiles(now.Machine.MemoryBytes)
 	p.fits(now, before, change, after)
-	if p.problems != nil {
-		p.problems.ErrorFormat = oneLine
-		return nil, p.problems
+	if err := p.err(); err != nil {
+		return nil, err
 	}
 	files := touched(change, after)
 	u := &Update{
