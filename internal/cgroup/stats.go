@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"runv.dev/runv/internal/spec"
 )
 
 // None is a limit that is not set.
@@ -128,20 +130,10 @@ func Pressures(dir, file string) (some, full Pressure, ok bool) {
 // Set reads a control file with a list such as 0-3,7.
 func Set(dir, file string) []uint16 {
 	content, _ := os.ReadFile(filepath.Join(dir, file)) // no controller: none
+	set, _ := spec.ParseSet(strings.TrimSpace(string(content)))
 	var list []uint16
-	for part := range strings.SplitSeq(strings.TrimSpace(string(content)), ",") {
-		first, last, ranged := strings.Cut(part, "-")
-		if !ranged {
-			last = first
-		}
-		a, err1 := strconv.ParseUint(first, 10, 15)
-		b, err2 := strconv.ParseUint(last, 10, 15)
-		if err1 != nil || err2 != nil {
-			return nil
-		}
-		for n := a; n <= b; n++ {
-			list = append(list, uint16(n))
-		}
+	for _, n := range set {
+		list = append(list, uint16(n))
 	}
 	return list
 }

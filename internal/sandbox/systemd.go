@@ -210,20 +210,10 @@ func quotaProperties(quota, period string) []systemd.Property {
 // bitmask turns a valid list such as 0-3,7 into systemd's form: a bit each,
 // the least significant byte first.
 func bitmask(list string) []byte {
+	set, _ := spec.ParseSet(list)
 	bits := new(big.Int)
-	for part := range strings.SplitSeq(list, ",") {
-		first, last, ranged := strings.Cut(strings.TrimSpace(part), "-")
-		if !ranged {
-			last = first
-		}
-		a, err1 := strconv.ParseUint(first, 10, 16)
-		b, err2 := strconv.ParseUint(last, 10, 16)
-		if err1 != nil || err2 != nil {
-			continue
-		}
-		for n := a; n <= b; n++ {
-			bits.SetBit(bits, int(n), 1)
-		}
+	for _, n := range set {
+		bits.SetBit(bits, n, 1)
 	}
 	mask := bits.Bytes()
 	slices.Reverse(mask)

@@ -2,6 +2,8 @@ package spec
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -165,10 +167,10 @@ func parseSize(s string) (uint64, error) {
 	return n * unit, nil
 }
 
-// countSet counts the members of a cpuset list such as "0-3,7".
-func countSet(list string) (int, error) {
+// ParseSet has the members of a cpuset list such as "0-3,7", in order.
+func ParseSet(list string) ([]int, error) {
 	const most = 1 << 13 // CONFIG_NR_CPUS of the largest kernels
-	seen := make(map[uint64]bool)
+	seen := make(map[int]bool)
 	for part := range strings.SplitSeq(list, ",") {
 		first, last, ranged := strings.Cut(strings.TrimSpace(part), "-")
 		if !ranged {
@@ -177,11 +179,17 @@ func countSet(list string) (int, error) {
 		a, err1 := strconv.ParseUint(first, 10, 32)
 		b, err2 := strconv.ParseUint(last, 10, 32)
 		if err1 != nil || err2 != nil || a > b || b >= most {
-			return 0, fmt.Errorf("%q is not a list such as 0-3,7", list)
+			return nil, fmt.Errorf("%q is not a list such as 0-3,7", list)
 		}
 		for n := a; n <= b; n++ {
-			seen[n] = true
+			seen[int(n)] = true
 		}
 	}
-	return len(seen), nil
+	return slices.Sorted(maps.Keys(seen)), nil
+}
+
+// countSet counts the members of a cpuset list.
+func countSet(list string) (int, error) {
+	set, err := ParseSet(list)
+	return len(set), err
 }
