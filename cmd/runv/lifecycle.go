@@ -305,20 +305,9 @@ func (cr *creation) createRuntimeHooks() error {
 	if len(prestart) == 0 && len(h.CreateRuntime) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	go func() {
-		for {
-			select {
-			case s := <-cr.signals:
-				if attach.Ends(s) {
-					cancel(fmt.Errorf("%w by signal %v", attach.ErrInterrupted, s))
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
+	background := context.Background()
+	ctx, stop := attach.Interruptible(background, background, cr.signals, nil)
+	defer stop()
 	state := cr.container.State.As(specs.StateCreating)
 	if err := hooks.Run(ctx, "prestart", prestart, state); err != nil {
 		return err

@@ -1,6 +1,8 @@
 package attach
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -41,4 +43,34 @@ func Ends(s os.Signal) bool {
 		return false
 	}
 	return true
+}
+
+// Interruptible is a context that also ends with the guest, by a signal, and when
+// abandoned, which may be nil, is closed. stop ends the watch for them.
+func Interruptible(ctx, guest context.Context, signals <-chan os.Signal, abandoned <-chan struct{}) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-guest.Done():
+				cancel(context.Cause(guest))
+			case <-abandoned:
+				cancel(ErrInterrupted)
+			case s := <-signals:
+				if Ends(s) {
+					cancel(fmt.Errorf("%w by signal %v", ErrInterrupted, s))
+				}
+				continue
+			case <-done:
+			}
+			return
+		}
+	}()
+	return ctx, func() {
+		close(done)
+		<-ended
+		cancel(nil)
+	}
 }

@@ -99,7 +99,7 @@ func (p *process) run(signals <-chan os.Signal) int {
 		})
 	}()
 
-	assembling, stop := interruptible(ctx, context.Background(), signals, abandoned)
+	assembling, stop := attach.Interruptible(ctx, context.Background(), signals, abandoned)
 	m, err := p.assemble(assembling)
 	stop()
 	if err != nil {
@@ -172,40 +172,10 @@ type container struct {
 // to boot usually says so by a panic.
 const agentTimeout = 2 * time.Minute
 
-// interruptible is a context that also ends with the guest, by a signal, and with
-// the runtime. stop ends the watch for them.
-func interruptible(ctx, guest context.Context, signals <-chan os.Signal, abandoned <-chan struct{}) (_ context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-guest.Done():
-				cancel(context.Cause(guest))
-			case <-abandoned:
-				cancel(attach.ErrInterrupted)
-			case s := <-signals:
-				if attach.Ends(s) {
-					cancel(fmt.Errorf("%w by signal %v", attach.ErrInterrupted, s))
-				}
-				continue
-			case <-done:
-			}
-			return
-		}
-	}()
-	return ctx, func() {
-		close(done)
-		<-ended
-		cancel(nil)
-	}
-}
-
 // create waits for the agent and has it create the container. What can end this
 // early: the guest's end, a signal, the runtime's end, the time.
 func (p *process) create(ctx context.Context, m *machine, signals <-chan os.Signal, abandoned <-chan struct{}) (*container, error) {
-	ctx, stop := interruptible(ctx, m.guest, signals, abandoned)
+	ctx, stop := attach.Interruptible(ctx, m.guest, signals, abandoned)
 	defer stop()
 	c, err := p.createIn(ctx, m)
 	if err != nil && context.Cause(ctx) != nil {
