@@ -114,7 +114,8 @@ func (w *watch) stats(guest *client.Stats) error {
 func (w *watch) follow(ctx context.Context, interval time.Duration) error {
 	ended := make(chan error, 1)
 	go func() {
-		ended <- w.state.Process.Wait()
+		_, err := w.state.Process.Wait(-1)
+		ended <- err
 	}()
 	// What happened before is no news.
 	guest, err := w.figures(ctx)

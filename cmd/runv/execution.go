@@ -72,9 +72,11 @@ func (x *execution) run(ctx context.Context, log *slog.Logger, signals <-chan os
 	p.Start()
 	exit, err := p.Wait(signals)
 	if err != nil {
-		if errors.Is(err, client.ErrAgentLost) && !x.alive() {
-			// All processes of the container have ended with its VM.
-			return 128 + int(unix.SIGKILL), nil
+		if errors.Is(err, client.ErrAgentLost) {
+			if ended, _ := x.VM.Wait(vmExitTimeout); ended {
+				// And with it all processes of the container.
+				return 128 + int(unix.SIGKILL), nil
+			}
 		}
 		return 0, err
 	}
@@ -86,16 +88,6 @@ func (x *execution) run(ctx context.Context, log *slog.Logger, signals <-chan os
 
 // vmExitTimeout is how long a VM process may take to end after its guest.
 const vmExitTimeout = 2 * time.Second
-
-// alive tells whether the VM goes on, after a connection to it was lost.
-func (x *execution) alive() bool {
-	for end := time.Now().Add(vmExitTimeout); x.VM.Alive(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			return true
-		}
-	}
-	return false
-}
 
 // explain gives the error for a process that was not started, with the exit
 // status it asks for.

@@ -70,18 +70,15 @@ func parseStat(data []byte) (state byte, start uint64, err error) {
 	return fields[0][0], start, nil
 }
 
-// Wait returns when the process does not run any more.
-func (p Process) Wait() error {
+// Wait waits until the process does not run any more, but no longer than timeout;
+// a negative one is none.
+func (p Process) Wait(timeout time.Duration) (ended bool, err error) {
 	fd, err := p.open()
 	if err != nil || fd < 0 {
-		return err
+		return err == nil, err
 	}
 	defer unix.Close(fd)
-	for {
-		if ended, err := waitEnd(fd, -1); ended || err != nil {
-			return err
-		}
-	}
+	return waitEnd(fd, timeout)
 }
 
 // open has a descriptor that holds on to the process, -1 if it does not run any
@@ -106,14 +103,26 @@ func (p Process) open() (int, error) {
 	return fd, nil
 }
 
-// waitEnd waits for the end of the process of a descriptor, no longer than
-// timeout milliseconds (-1: as long as it takes).
-func waitEnd(fd, timeout int) (ended bool, err error) {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, timeout)
-	if err == unix.EINTR {
-		return false, nil
+// waitEnd waits for the end of the process of a descriptor, as Wait does.
+func waitEnd(fd int, timeout time.Duration) (ended bool, err error) {
+	deadline := time.Now().Add(timeout)
+	for {
+		milliseconds := -1
+		if timeout >= 0 {
+			left := time.Until(deadline)
+			if left <= 0 {
+				return false, nil
+			}
+			milliseconds = int(left.Milliseconds()) + 1
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, milliseconds)
+		if err != nil && err != unix.EINTR {
+			return false, os.NewSyscallError("poll", err)
+		}
+		if n > 0 {
+			return true, nil
+		}
 	}
-	return n > 0, os.NewSyscallError("poll", err)
 }
 
 // Kill ends the process with SIGKILL and waits until it is gone, but no longer
@@ -127,15 +136,9 @@ func (p Process) Kill(timeout time.Duration) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return os.NewSyscallError("pidfd_send_signal", err)
 	}
-	deadline := time.Now().Add(timeout)
-	for {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return fmt.Errorf("process %d is still there %v after SIGKILL", p.PID, timeout)
-		}
-		ended, err := waitEnd(fd, int(left.Milliseconds())+1)
-		if ended || err != nil {
-			return err
-		}
+	ended, err := waitEnd(fd, timeout)
+	if err == nil && !ended {
+		err = fmt.Errorf("process %d is still there %v after SIGKILL", p.PID, timeout)
 	}
+	return err
 }
