@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"runv.dev/runv/agent/guest/seccomp"
 	"runv.dev/runv/agent/protocol"
+	"runv.dev/runv/internal/seccomp"
 )
 
 // Main is the child: it never returns. kind is InitArg or ExecArg.
