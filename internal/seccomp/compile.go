@@ -1,5 +1,6 @@
 // Package seccomp compiles the seccomp profile of an OCI configuration to a
-// classic BPF program, and loads it, without a C library.
+// classic BPF program, and loads it, without a C library. It also makes the
+// filters of programs that know exactly what they call: see [Allow].
 //
 // The program finds the architecture and then, by binary search over ranges of
 // numbers with the same action, the system call. Rules on arguments are tried
@@ -97,6 +98,8 @@ func (d decision) equal(e decision) bool {
 // profile is a checked configuration.
 type profile struct {
 	defaultAction uint32
+	// strict has no exceptions from the default action.
+	strict bool
 	// Rules by name, as listed.
 	rules map[string][]rule
 	names []string
@@ -130,6 +133,28 @@ func Compile(config *specs.LinuxSeccomp) (*Filter, error) {
 	f.program = p.program(wanted)
 	if len(f.program) > maxInstructions {
 		return nil, fmt.Errorf("the profile needs %d instructions, the kernel takes %d", len(f.program), maxInstructions)
+	}
+	return f, nil
+}
+
+// Allow compiles an allow-list of system calls of the native architecture.
+// Whatever no rule matches ends the process, also a call that is newer than all
+// in the list, one through another architecture, and one that does not exist. An
+// unknown name is an error.
+func Allow(calls []specs.LinuxSyscall) (*Filter, error) {
+	p, err := check(&specs.LinuxSeccomp{DefaultAction: specs.ActKillProcess, Syscalls: calls})
+	if err != nil {
+		return nil, err
+	}
+	p.strict = true
+	for _, name := range p.names {
+		if amd64.number(name) < 0 {
+			return nil, fmt.Errorf("unknown system call %q", name)
+		}
+	}
+	f := &Filter{program: p.program([abiCount]bool{amd64: true}), flags: unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW}
+	if len(f.program) > maxInstructions {
+		return nil, fmt.Errorf("the list needs %d instructions, the kernel takes %d", len(f.program), maxInstructions)
 	}
 	return f, nil
 }
@@ -307,7 +332,7 @@ func (p *profile) spans(a abi) []span {
 	}
 	if last >= 0 {
 		newer := otherwise
-		if !p.lenient() {
+		if !p.lenient() && !p.strict {
 			newer.action = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 		}
 		add(uint32(last+1), newer)

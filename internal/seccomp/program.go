@@ -45,6 +45,9 @@ func branch(op uint16, k uint32, yes, no []unix.SockFilter) []unix.SockFilter {
 // program is the filter for the ABIs that are wanted.
 func (p *profile) program(wanted [abiCount]bool) []unix.SockFilter {
 	kill := decision{action: unix.SECCOMP_RET_KILL_THREAD}
+	if p.strict {
+		kill.action = p.defaultAction
+	}
 	native := p.spans(amd64)
 	if wanted[x32] {
 		for _, s := range p.spans(x32) {
