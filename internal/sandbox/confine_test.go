@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"runv.dev/runv/internal/cage"
 )
 
 func TestConfine(t *testing.T) {
@@ -21,7 +23,7 @@ func TestConfine(t *testing.T) {
 		t.Fatalf("%v: %s", err, log())
 	}
 	want := uint64(0)
-	for _, capability := range keptCapabilities {
+	for _, capability := range (&cage.Options{Network: true}).Capabilities() {
 		want |= 1 << capability
 	}
 	got := log()
@@ -42,6 +44,10 @@ func TestConfine(t *testing.T) {
 		case "NoNewPrivs":
 			if value != "1" {
 				t.Error("a thread without no_new_privs")
+			}
+		case "Seccomp":
+			if value != "2" {
+				t.Error("a thread without a filter")
 			}
 		}
 	}

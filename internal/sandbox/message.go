@@ -25,6 +25,9 @@ type Bootstrap struct {
 	// said; empty otherwise.
 	Kernel, Initrd string
 
+	// RequireCage refuses to run without a layer of the cage.
+	RequireCage bool
+
 	Debug   bool
 	LogJSON bool
 }

@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/spec"
 )
 
@@ -102,12 +103,31 @@ func Start(o Options) (*Process, error) {
 		conn.Close()
 		return nil, err
 	}
-	child, err := startIn(join, []string{"runv", "vm", o.ID}, attr)
+	program, closeProgram := executable()
+	defer closeProgram()
+	child, err := startIn(join, program, []string{"runv", "vm", o.ID}, attr)
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start the VM process: %w", err)
 	}
 	return &Process{Process: child, conn: conn}, nil
+}
+
+// executable is the path of this program, on a read-only mount if there can be
+// one; the VM process itself finds out.
+func executable() (path string, close func()) {
+	const self = "/proc/self/exe"
+	f, err := cage.OpenExecutable()
+	if err != nil {
+		return self, func() {}
+	}
+	defer f.Close()
+	// Above the numbers that the new process gets.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, logFD+1)
+	if err != nil {
+		return self, func() {}
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), func() { unix.Close(fd) }
 }
 
 // joined is an existing namespace.
@@ -141,7 +161,7 @@ func openNamespaces(list []spec.Namespace, sys *syscall.SysProcAttr) ([]joined, 
 // startIn starts a process that is in the given namespaces and whose privileges
 // cannot grow. What is to be inherited is set on the calling thread, which is
 // thrown away afterwards: the goroutine ends without unlocking it.
-func startIn(join []joined, argv []string, attr *os.ProcAttr) (*os.Process, error) {
+func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (*os.Process, error) {
 	type result struct {
 		process *os.Process
 		err     error
@@ -159,7 +179,7 @@ func startIn(join []joined, argv []string, attr *os.ProcAttr) (*os.Process, erro
 			done <- result{err: err}
 			return
 		}
-		process, err := os.StartProcess("/proc/self/exe", argv, attr)
+		process, err := os.StartProcess(program, argv, attr)
 		done <- result{process, err}
 	}()
 	r := <-done
@@ -196,6 +216,28 @@ type Inherited struct {
 	Agent *net.UnixListener
 	KVM   *os.File
 	Log   *os.File // nil: none
+}
+
+// Descriptors are those of stdio and of what Start gave, by number.
+func (in *Inherited) Descriptors() (map[int]string, error) {
+	list := map[int]string{0: "stdin", 1: "stdout", 2: "stderr"}
+	if in.Log != nil {
+		list[int(in.Log.Fd())] = "log"
+	}
+	for name, conn := range map[string]any{"sync socket": in.Sync.conn, "agent.sock": in.Agent} {
+		c, ok := conn.(syscall.Conn)
+		if !ok {
+			return nil, fmt.Errorf("%s has no descriptor", name)
+		}
+		raw, err := c.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { list[int(fd)] = name })
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return list, nil
 }
 
 // Inherit takes the descriptors that Start gave to this process.

@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/spec"
 )
 
@@ -73,7 +74,7 @@ func child(name string) int {
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
 		fmt.Fprintln(log, "agent", in.Agent.Addr())
 	case "confine":
-		if err := errors.Join(PrepareLimits(b.Plan.Spec.Process.OOMScoreAdj), Confine(false)); err != nil {
+		if err := errors.Join(cage.Limit(1, b.Plan.Spec.Process.OOMScoreAdj), cage.Close(cage.Options{Network: true})); err != nil {
 			fmt.Fprintln(log, err)
 			return 8
 		}

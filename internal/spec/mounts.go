@@ -28,6 +28,12 @@ type Bind struct {
 	Index int
 }
 
+// readOnly tells whether nothing can be written through the mount.
+func (b *Bind) readOnly() bool {
+	const ro = unix.MOUNT_ATTR_RDONLY
+	return b.RecSet&ro != 0 && b.Clear&ro == 0 || b.Set&ro != 0 && !b.Recursive
+}
+
 // mountOption is what an fstab-style option of a mount means.
 type mountOption struct {
 	set, clear  uint64 // MOUNT_ATTR_*

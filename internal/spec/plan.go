@@ -48,6 +48,16 @@ type Plan struct {
 	Warnings []string
 }
 
+// ReadOnlyShare tells whether the guest can write to none of the host's files.
+func (p *Plan) ReadOnlyShare() bool {
+	for i := range p.Binds {
+		if !p.Binds[i].readOnly() {
+			return false
+		}
+	}
+	return p.RootfsReadonly
+}
+
 // Namespace is a namespace that the VM process is to be in: a new one, or the
 // one at Path.
 type Namespace struct {

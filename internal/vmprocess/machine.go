@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"runv.dev/runv/agent/protocol"
 	"runv.dev/runv/internal/assets"
+	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/hooks"
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/virtio"
@@ -48,7 +50,7 @@ type machine struct {
 // bounds the hooks.
 func (p *process) assemble(ctx context.Context) (*machine, error) {
 	plan := p.boot.Plan
-	if err := sandbox.PrepareLimits(plan.Spec.Process.OOMScoreAdj); err != nil {
+	if err := cage.Limit(plan.Machine.VCPUs, plan.Spec.Process.OOMScoreAdj); err != nil {
 		return nil, err
 	}
 	guest, err := p.openAssets()
@@ -68,12 +70,18 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 
+	proc, lacks, err := cage.Prepare()
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
 	share, err := fs.New(fs.Options{
 		Tag:  rootTag,
 		Root: root.Dir,
-		// With bind mounts, which may be writable, the host's mount flags alone
+		Proc: proc,
+		// With bind mounts that may be writable the host's mount flags alone
 		// keep the root read-only.
-		ReadOnly:    plan.RootfsReadonly && len(plan.Binds) == 0,
+		ReadOnly:    plan.ReadOnlyShare(),
 		DeviceNodes: plan.DeviceNodes,
 		Log:         p.log.With("device", "fs"),
 	})
@@ -116,13 +124,12 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 	p.trace("machine made")
-	if err := root.Enter(); err != nil {
+	if err := errors.Join(guest.Close(), proc.Close()); err != nil {
 		return nil, err
 	}
-	if err := sandbox.Confine(plan.DeviceNodes); err != nil {
+	if err := p.confine(root, share, lacks); err != nil {
 		return nil, err
 	}
-	p.trace("confined")
 	go m.serve()
 	go m.run(vm)
 	return m, nil

@@ -48,6 +48,9 @@ type Options struct {
 	// duplicated.
 	Root *os.File
 
+	// Proc is that of passthrough.Options.
+	Proc *os.File
+
 	// ReadOnly refuses everything that modifies the share with EROFS.
 	ReadOnly bool
 
@@ -105,6 +108,7 @@ func New(opts Options) (*Device, error) {
 	}
 	fsys, err := passthrough.New(passthrough.Options{
 		Root:            opts.Root,
+		Proc:            opts.Proc,
 		ReadOnly:        opts.ReadOnly,
 		DeviceNodes:     opts.DeviceNodes,
 		EntryTimeout:    opts.EntryTimeout,
@@ -135,6 +139,9 @@ func New(opts Options) (*Device, error) {
 	binary.LittleEndian.PutUint32(d.config[tagSize:], uint32(d.queues))
 	return d, nil
 }
+
+// Descriptors are those that the device has open before it is activated.
+func (d *Device) Descriptors() []int { return d.fs.Descriptors() }
 
 // DeviceID implements virtio.Device.
 func (d *Device) DeviceID() uint32 { return deviceID }

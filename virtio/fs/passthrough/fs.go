@@ -48,6 +48,10 @@ type Options struct {
 	// duplicates it.
 	Root *os.File
 
+	// Proc is the directory /proc/self/fd of a procfs that shows this process,
+	// opened with O_PATH; nil means the one that is mounted. New duplicates it.
+	Proc *os.File
+
 	// ReadOnly refuses everything that modifies the share with EROFS.
 	ReadOnly bool
 
@@ -108,8 +112,8 @@ var _ fuse.RawFileSystem = (*FS)(nil)
 
 // New returns a file system which serves opts.Root.
 //
-// It opens /proc/self/fd, which must be procfs and show this process, and
-// keeps it open; so it is to be called before the process changes its root. It
+// It keeps opts.Proc open; without one it opens /proc/self/fd, so that it is to
+// be called before the process changes its root. It
 // sets the process's umask to 0, as the client's umask is the one that counts,
 // and ignores SIGXFSZ, so that a write beyond RLIMIT_FSIZE is an error.
 func New(opts Options) (*FS, error) {
@@ -137,7 +141,7 @@ func New(opts Options) (*FS, error) {
 		mounts:          newDeviceTable(),
 		log:             log,
 	}
-	if f.proc, err = openProc(); err != nil {
+	if f.proc, err = openProc(opts.Proc); err != nil {
 		return nil, err
 	}
 	root, err := f.openRoot(opts.Root)
@@ -157,6 +161,9 @@ func New(opts Options) (*FS, error) {
 	signal.Ignore(unix.SIGXFSZ)
 	return f, nil
 }
+
+// Descriptors are those that the share has from the beginning.
+func (f *FS) Descriptors() []int { return []int{f.proc, f.inodes.root.fd} }
 
 // Close closes every descriptor. Requests must have ended, or they fail.
 func (f *FS) Close() error {
@@ -206,8 +213,12 @@ func descriptorLimit(limit int) (int, error) {
 	return limit, nil
 }
 
-func openProc() (int, error) {
-	fd, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func openProc(dir *os.File) (int, error) {
+	at, name := unix.AT_FDCWD, "/proc/self/fd"
+	if dir != nil {
+		at, name = int(dir.Fd()), "."
+	}
+	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("passthrough: /proc/self/fd: %w", os.NewSyscallError("open", err))
 	}

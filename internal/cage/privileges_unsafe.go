@@ -1,6 +1,7 @@
-package sandbox
+package cage
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"syscall"
@@ -10,8 +11,8 @@ import (
 )
 
 // dropCapabilities leaves keep, as far as it was there, in the effective and
-// permitted sets of every thread: the kernel keeps them per thread, and the Go runtime has several by
-// the time any code of ours runs.
+// permitted sets of every thread: the kernel keeps them per thread, and the Go
+// runtime has several by the time any code of ours runs.
 func dropCapabilities(keep []uint) error {
 	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := new([2]unix.CapUserData)
@@ -31,6 +32,18 @@ func dropCapabilities(keep []uint) error {
 	runtime.KeepAlive(data)
 	if errno != 0 {
 		return os.NewSyscallError("capset", errno)
+	}
+	return nil
+}
+
+// lockSecurebits makes user id 0 mean nothing to execve, and capabilities stay
+// where they are when a user id changes, on every thread and for good.
+func lockSecurebits() error {
+	const bits = secbitNoRoot | secbitNoSetuidFixup | secbitNoCapAmbientRaise
+	const locks = bits<<1 | secbitKeepCaps<<1
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, bits|locks, 0, 0, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("PR_SET_SECUREBITS: %w", os.NewSyscallError("prctl", errno))
 	}
 	return nil
 }

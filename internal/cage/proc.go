@@ -1,0 +1,66 @@
+package cage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// NewProc opens /proc/self/fd for the file server, which reaches its files
+// through it. It is that of a procfs instance of its own, mounted nowhere, that
+// shows the processes this one may trace, which is itself, and neither /proc/sys
+// nor anything else of the host's. The error says why the host's own took its
+// place; the directory is nil if that failed too.
+func NewProc() (*os.File, error) {
+	mount, err := privateProc()
+	if err != nil {
+		dir, openErr := os.OpenFile("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if openErr != nil {
+			return nil, openErr
+		}
+		return dir, err
+	}
+	defer unix.Close(mount)
+	fd, err := unix.Openat(mount, "self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("procfs: %w", os.NewSyscallError("openat", err))
+	}
+	return os.NewFile(uintptr(fd), "/proc/self/fd"), nil
+}
+
+func privateProc() (int, error) {
+	fs, err := configureProc()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, os.NewSyscallError("fsconfig", err)
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC,
+		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsmount", err)
+	}
+	return mount, nil
+}
+
+// configureProc describes the instance, which a kernel before 5.8 refuses.
+func configureProc() (int, error) {
+	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	for _, option := range [][2]string{{"hidepid", "ptraceable"}, {"subset", "pid"}} {
+		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
+			unix.Close(fs)
+			if errors.Is(err, unix.EINVAL) {
+				err = fmt.Errorf("this kernel does not know %s=%s", option[0], option[1])
+			}
+			return -1, fmt.Errorf("procfs: %w", err)
+		}
+	}
+	return fs, nil
+}

@@ -1,0 +1,49 @@
+package vmprocess
+
+import (
+	"slices"
+
+	"runv.dev/runv/internal/cage"
+	"runv.dev/runv/internal/sandbox"
+	"runv.dev/runv/virtio/fs"
+)
+
+// confine enters the root and closes the cage. Nothing of the guest has been
+// executed yet.
+func (p *process) confine(root *sandbox.Root, share *fs.Device, lacks []string) error {
+	plan := p.boot.Plan
+	keep, err := p.in.Descriptors()
+	if err != nil {
+		return err
+	}
+	for _, fd := range share.Descriptors() {
+		keep[fd] = "share"
+	}
+	keep[int(root.Dir.Fd())] = "root"
+	replaced, err := cage.Seal(keep)
+	if err != nil {
+		return err
+	}
+	for _, fd := range replaced {
+		p.log.Warn("a descriptor that is not in the list was closed", "fd", fd)
+	}
+	if err := root.Enter(); err != nil {
+		return err
+	}
+	if err := root.Dir.Close(); err != nil {
+		return err
+	}
+	bounding := plan.Spec.Process.Capabilities
+	if err := cage.Close(cage.Options{
+		ReadOnly:    plan.ReadOnlyShare(),
+		DeviceNodes: plan.DeviceNodes && !plan.ReadOnlyShare(),
+		Network:     true,
+		LowPorts:    bounding != nil && slices.Contains(bounding.Bounding, "CAP_NET_BIND_SERVICE"),
+		Lacks:       lacks,
+		Require:     p.boot.RequireCage,
+	}); err != nil {
+		return err
+	}
+	p.trace("confined")
+	return nil
+}
