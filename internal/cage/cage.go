@@ -27,33 +27,34 @@ type Options struct {
 
 // Close gives up what this process needs no more, on all of its threads, for
 // good. It comes last, before the guest's first instruction, when the root
-// directory is the share.
-func Close(o Options) error {
+// directory is the share. landlock is the ABI in use, 0 if there is none.
+func Close(o Options) (landlock int, err error) {
 	// No core dump and no ptrace by processes of the same user: the memory of
 	// the guest is in here.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("PR_SET_DUMPABLE: %w", os.NewSyscallError("prctl", err))
+		return 0, fmt.Errorf("PR_SET_DUMPABLE: %w", os.NewSyscallError("prctl", err))
 	}
 	if err := lockSecurebits(); err != nil {
-		return err
+		return 0, err
 	}
 	abi, errata, err := landlockABI()
 	if err != nil {
+		abi = 0
 		o.Lacks = append(o.Lacks, "landlock: "+err.Error())
 	} else if err := o.landlock(abi, errata); err != nil {
-		return fmt.Errorf("landlock: %w", err)
+		return 0, fmt.Errorf("landlock: %w", err)
 	}
 	if o.Require && len(o.Lacks) > 0 {
-		return incomplete(o.Lacks)
+		return abi, incomplete(o.Lacks)
 	}
 	if err := dropCapabilities(o.Capabilities()); err != nil {
-		return err
+		return abi, err
 	}
 	filter, err := o.filter(unix.Getpid())
 	if err != nil {
-		return err
+		return abi, err
 	}
-	return filter.LoadAll()
+	return abi, filter.LoadAll()
 }
 
 func incomplete(lacks []string) error {

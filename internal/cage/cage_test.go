@@ -1,7 +1,11 @@
 //go:build !cgo
 
 // Changing the privileges of every thread is only possible without cgo, which
-// is how the runtime is built.
+// is how the runtime is built. And as there, the Go runtime does not read its
+// cgroup's limits now and then.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 
 package cage
 
@@ -39,7 +43,17 @@ var variants = map[string]Options{
 // caged closes a cage around this process and makes one attempt from inside.
 // Statuses: 0 the attempt succeeded, 1 it failed, 3 there is no cage.
 func caged(arg string) int {
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return 3
+	}
 	variant, name, _ := strings.Cut(arg, "/")
+	if name == "landlock" {
+		if err := cagedLandlock(variant); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 3
+		}
+		return 0
+	}
 	i := slices.IndexFunc(attempts, func(a attempt) bool { return a.name == name })
 	if i < 0 {
 		return 3
@@ -47,9 +61,6 @@ func caged(arg string) int {
 	prepared := 0
 	if attempts[i].prepare != nil {
 		prepared = attempts[i].prepare()
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return 3
 	}
 	o := variants[variant]
 	f, err := o.filter(os.Getpid())
@@ -66,6 +77,9 @@ func caged(arg string) int {
 	}
 	return 0
 }
+
+// cagedLandlock is there where there is Landlock: on the test host.
+var cagedLandlock func(variant string) error
 
 // raw makes a system call and gives what it says.
 func raw(number uintptr, args ...uintptr) error {

@@ -74,7 +74,11 @@ func child(name string) int {
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
 		fmt.Fprintln(log, "agent", in.Agent.Addr())
 	case "confine":
-		if err := errors.Join(cage.Limit(1, b.Plan.Spec.Process.OOMScoreAdj), cage.Close(cage.Options{Network: true})); err != nil {
+		err := cage.Limit(1, b.Plan.Spec.Process.OOMScoreAdj)
+		if err == nil {
+			_, err = cage.Close(cage.Options{Network: true})
+		}
+		if err != nil {
 			fmt.Fprintln(log, err)
 			return 8
 		}

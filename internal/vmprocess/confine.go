@@ -34,16 +34,18 @@ func (p *process) confine(root *sandbox.Root, share *fs.Device, lacks []string) 
 		return err
 	}
 	bounding := plan.Spec.Process.Capabilities
-	if err := cage.Close(cage.Options{
+	landlock, err := cage.Close(cage.Options{
 		ReadOnly:    plan.ReadOnlyShare(),
 		DeviceNodes: plan.DeviceNodes && !plan.ReadOnlyShare(),
 		Network:     true,
 		LowPorts:    bounding != nil && slices.Contains(bounding.Bounding, "CAP_NET_BIND_SERVICE"),
 		Lacks:       lacks,
 		Require:     p.boot.RequireCage,
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
+	p.log.Debug("cage", "landlock", landlock, "lacks", lacks)
 	p.trace("confined")
 	return nil
 }

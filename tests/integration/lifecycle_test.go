@@ -219,8 +219,8 @@ func TestLogFile(t *testing.T) {
 	}
 }
 
-// TestCage looks at the VM process from outside.
-func TestCage(t *testing.T) {
+// TestNamespaces looks at the VM process from outside.
+func TestNamespaces(t *testing.T) {
 	noLeaks(t)
 	id := newID()
 	b := inBackground(t, "run", "-b", bundle(t, trap), id)
