@@ -23,8 +23,8 @@ type testCase struct {
 type options struct {
 	MemoryMiB uint64 // mem=N: the guest's memory; 32
 	VCPUs     int    // vcpus=N; 1
-	// Exit is how the VM is to end: reset, shutdown (a triple fault), internal
-	// (KVM cannot go on) or stopped (by the test, as the guest does nothing).
+	// Exit is how the VM is to end: reset, shutdown (a triple fault), dead (that,
+	// or KVM cannot go on) or stopped (by the test, as the guest does not end).
 	// With anything but reset, the guest reports nothing itself.
 	Exit string
 	// Stalled: the console's writer takes nothing.

@@ -39,11 +39,12 @@ func TestMain(m *testing.M) {
 }
 
 // exits translates a case's option into the VMM's word.
-var exits = map[string]string{
-	"reset":    "reset by the guest",
-	"shutdown": "triple fault in the guest",
-	"internal": "KVM internal error",
-	"stopped":  "stopped",
+var exits = map[string][]string{
+	"reset":    {"reset by the guest"},
+	"shutdown": {"triple fault in the guest"},
+	"stopped":  {"stopped"},
+	// What a processor makes of nonsense depends on the processor.
+	"dead": {"triple fault in the guest", "KVM internal error"},
 }
 
 // row is a line of the table of results.
@@ -116,8 +117,8 @@ func check(t *testing.T, r *row, p *vmProcess) {
 	if r.Error != "" {
 		t.Error(r.Error)
 	}
-	if want := exits[r.testCase.Exit]; r.outcome.Exit != want {
-		t.Errorf("the VM ended: %s: %s; want: %s; the guest says: %s", r.outcome.Exit, r.Detail, want, r.Said)
+	if want := exits[r.testCase.Exit]; !slices.Contains(want, r.outcome.Exit) {
+		t.Errorf("the VM ended: %s: %s; want: %q; the guest says: %s", r.outcome.Exit, r.Detail, want, r.Said)
 	}
 	if r.testCase.Exit == "reset" {
 		if !r.Passed {
