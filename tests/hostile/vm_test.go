@@ -91,7 +91,7 @@ func (o *outcome) run(j *job) (err error) {
 	vm, err := vmm.New(vmm.Config{
 		KVM:         kvm,
 		Kernel:      io.NewSectionReader(kernel, 0, st.Size()),
-		Cmdline:     "case=" + j.Case.Name,
+		Cmdline:     "case=" + j.Case.Class + ".c/" + j.Case.Name,
 		MemoryBytes: j.Case.MemoryMiB << 20,
 		VCPUs:       j.Case.VCPUs,
 		Devices:     h.devices(),
@@ -295,7 +295,7 @@ func newNeighbour(kvmPath, kernelPath string, log *slog.Logger) (*neighbour, err
 	n.vm, err = vmm.New(vmm.Config{
 		KVM:         kvm,
 		Kernel:      io.NewSectionReader(kernel, 0, st.Size()),
-		Cmdline:     "case=neighbour",
+		Cmdline:     "case=lib.c/neighbour",
 		MemoryBytes: 32 << 20,
 		VCPUs:       1,
 		Devices:     neighbourDevices(n.monitor),

@@ -13,13 +13,13 @@ typedef unsigned long u64;
 // A case is a function that attacks and checks what came of it. The test finds
 // it by its name, and has its description and options from the source.
 struct test_case {
-	const char *name;
+	const char *name; // with its file's
 	void (*run)(void);
 };
 #define CASE(id, what, options)                                                      \
 	static void case_##id(void);                                                 \
 	static const struct test_case entry_##id                                     \
-		__attribute__((used, section("cases"), aligned(8))) = {#id, case_##id}; \
+		__attribute__((used, section("cases"), aligned(8))) = {__FILE_NAME__ "/" #id, case_##id}; \
 	static void case_##id(void)
 
 // Memory and registers.
@@ -140,6 +140,10 @@ u32 used_len(struct queue *q, u16 nth);
 // Waits for the next used element; dies if there is none for ten seconds.
 u32 wait_used(struct queue *q, u32 *len);
 int has_used(struct queue *q); // whether there is one within 20 ms
+// Runs f on the second processor, which a case has with vcpus=2; f must not
+// return, and uses no stack to speak of.
+void start_second(void (*f)(void));
+
 // What becomes of a device whose driver broke a rule: it says so and is dead,
 // and serves again after a reset.
 void expect_broken(u64 dev);
