@@ -14,6 +14,7 @@ import (
 // in raw mode, or a new one whose master goes to the console socket.
 type terminal struct {
 	slave *os.File // nil: the caller's own
+	host  *os.File // the caller's own
 	saved *unix.Termios
 }
 
@@ -37,11 +38,19 @@ func openTerminal(o terminalOptions) (*terminal, error) {
 	case !o.foreground:
 		return nil, errors.New("process.terminal (exec: --tty) is set: give --console-socket, for somebody must hold the terminal of a process in the background (or unset it)")
 	}
-	saved, err := makeRaw(os.Stdin)
-	if err != nil {
-		return nil, errors.New("process.terminal (exec: --tty) is set, but stdin is not a terminal: unset it, or use --console-socket")
+	// Some of stdio may be redirected, as with other runtimes.
+	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+		if saved, err := makeRaw(f); err == nil {
+			return &terminal{host: f, saved: saved}, nil
+		}
 	}
-	return &terminal{saved: saved}, nil
+	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0); err == nil {
+		if saved, err := makeRaw(tty); err == nil {
+			return &terminal{host: tty, saved: saved}, nil
+		}
+		tty.Close()
+	}
+	return nil, errors.New("process.terminal (exec: --tty) is set, but neither stdio is a terminal nor is there a controlling one: unset it, or use --console-socket")
 }
 
 // makeRaw puts a terminal into raw mode, as cfmakeraw(3) does, and gives back
@@ -128,6 +137,6 @@ func (t *terminal) Close() {
 	case t.slave != nil:
 		t.slave.Close()
 	case t.saved != nil:
-		_ = unix.IoctlSetTermios(int(os.Stdin.Fd()), unix.TCSETS, t.saved) // it may be gone
+		_ = unix.IoctlSetTermios(int(t.host.Fd()), unix.TCSETS, t.saved) // it may be gone
 	}
 }

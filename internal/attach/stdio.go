@@ -57,13 +57,14 @@ func isNull(f *os.File) bool {
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }
 
-// windowSize is the size of the terminal on stdin, 0 if it has none.
+// windowSize is the size of the first terminal on stdio, 0 if it has none.
 func windowSize() (width, height uint16) {
-	size, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0, 0
+	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+			return size.Col, size.Row
+		}
 	}
-	return size.Col, size.Row
+	return 0, 0
 }
 
 // start copies in the background; the streams are open.

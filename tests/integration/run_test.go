@@ -259,7 +259,7 @@ func TestBadInput(t *testing.T) {
 		{"two ids", []string{"run", "-b", good, "x", "y"}, "too many arguments"},
 		{"unknown option", []string{"run", "--frobnicate", "x"}, "frobnicate"},
 		{"unknown verb", []string{"frobnicate"}, "no such command"},
-		{"terminal without one", []string{"run", "-b", with(func(s *specs.Spec) { s.Process.Terminal = true }), "x"}, "stdin is not a terminal"},
+		{"terminal without one", []string{"run", "-b", with(func(s *specs.Spec) { s.Process.Terminal = true }), "x"}, "neither stdio is a terminal"},
 		{"detached terminal", []string{"run", "-d", "-b", with(func(s *specs.Spec) { s.Process.Terminal = true }), "x"}, "--console-socket"},
 		{"console socket without terminal", []string{"run", "--console-socket", "/x", "-b", good, "x"}, "process.terminal is false"},
 		{"bad kernel", []string{"--kernel", "/etc/passwd", "run", "-b", good, "x"}, "ELF"},

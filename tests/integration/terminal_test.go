@@ -95,6 +95,32 @@ func converse(t *testing.T, args ...string) {
 	}
 }
 
+// TestTerminalWithRedirectedStdin runs with a terminal on stdout alone: the
+// process has one nevertheless, of that size.
+func TestTerminalWithRedirectedStdin(t *testing.T) {
+	noLeaks(t)
+	master, slave := openPTY(t)
+	setSize(t, master, 33, 101)
+	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	cmd := command(t.Context(), "run", "-b", bundle(t, []string{"sh", "-c", "tty; stty size; read line; echo read $line"}, withTerminal), newID())
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader("piped\n"), slave, slave
+	must(t, cmd.Start())
+	out := newLineReader(master)
+	out.wait(t, "/dev/pts/")
+	out.wait(t, "33 101")
+	out.wait(t, "read piped")
+	cmd.Wait()
+	if status := statusOf(cmd); status != 0 {
+		t.Errorf("status %d; want 0", status)
+	}
+	after, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	if *after != *before {
+		t.Errorf("the terminal's settings are %+v; want %+v", after, before)
+	}
+}
+
 // consoleSocket listens for a terminal the way an engine does.
 func consoleSocket(t *testing.T) (path string, masters <-chan *os.File) {
 	t.Helper()
