@@ -30,11 +30,11 @@ func (p *planner) linux() {
 	}
 	p.seccomp(l.Seccomp)
 	switch l.RootfsPropagation {
-	case "", "slave", "rslave":
-	case "private", "rprivate":
+	// Shared and unbindable are between the container and the mount namespaces
+	// made in it, in the guest: nothing of its root reaches the host elsewhere.
+	case "", "slave", "rslave", "shared", "rshared":
+	case "private", "rprivate", "unbindable", "runbindable":
 		p.plan.RootfsPrivate = true
-	case "shared", "rshared", "unbindable", "runbindable":
-		p.refuse("linux.rootfsPropagation", "%q: a mount inside the VM cannot propagate to the host", l.RootfsPropagation)
 	default:
 		p.refuse("linux.rootfsPropagation", "%q is not a propagation mode", l.RootfsPropagation)
 	}

@@ -175,7 +175,7 @@ func TestRefused(t *testing.T) {
 		{"seccomp notify", func(s *specs.Spec) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{{Names: []string{"open"}, Action: specs.ActNotify}}}
 		}, "SCMP_ACT_NOTIFY"},
-		{"propagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" }, "cannot propagate"},
+		{"propagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "loud" }, "not a propagation mode"},
 		{"masked", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"x"} }, "maskedPaths"},
 		{"label", func(s *specs.Spec) { s.Linux.MountLabel = "x" }, "mountLabel"},
 		{"rdt", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, "intelRdt"},
@@ -483,6 +483,26 @@ func TestSystemdCgroup(t *testing.T) {
 			}
 		case err != nil || !p.Cgroup.Systemd || p.Cgroup.Slice != tt.slice || p.Cgroup.Unit != tt.unit || p.Cgroup.Path != "":
 			t.Errorf("%q: %+v, %v; want %s in %s", tt.in, p, err, tt.unit, tt.slice)
+		}
+	}
+}
+
+// The root's propagation is the guest's; the host only needs to know whether its
+// own mounts may come in.
+func TestRootfsPropagation(t *testing.T) {
+	for mode, private := range map[string]bool{
+		"": false, "slave": false, "rslave": false, "shared": false, "rshared": false,
+		"private": true, "rprivate": true, "unbindable": true, "runbindable": true,
+	} {
+		s := Example()
+		s.Linux.RootfsPropagation = mode
+		p, err := New(s, "/bundle", host)
+		if err != nil {
+			t.Errorf("%q: %v", mode, err)
+			continue
+		}
+		if p.RootfsPrivate != private || p.Spec.Linux.RootfsPropagation != mode {
+			t.Errorf("%q: private %v, in the guest %q; want %v", mode, p.RootfsPrivate, p.Spec.Linux.RootfsPropagation, private)
 		}
 	}
 }
