@@ -17,6 +17,7 @@ import (
 	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/hooks"
 	"runv.dev/runv/internal/sandbox"
+	"runv.dev/runv/internal/tsi"
 	"runv.dev/runv/virtio"
 	"runv.dev/runv/virtio/console"
 	"runv.dev/runv/virtio/fs"
@@ -40,6 +41,7 @@ type machine struct {
 	process *process
 	vsock   *vsock.Device
 	hello   net.Listener
+	network *tsi.Server
 
 	// guest ends when the machine has stopped; its cause is the reason.
 	guest context.Context
@@ -90,7 +92,9 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	}
 	m := &machine{
 		process: p,
-		vsock:   vsock.New(vsock.Options{CID: guestCID, Log: p.log.With("device", "vsock")}),
+		vsock: vsock.New(vsock.Options{
+			CID: guestCID, MaxConns: maxConns, MaxBuffer: maxBuffer, Log: p.log.With("device", "vsock"),
+		}),
 	}
 	m.guest, m.stop = context.WithCancelCause(context.Background())
 	agentLog := &lineLogger{log: p.log, level: slog.LevelDebug}
@@ -105,6 +109,9 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	}
 	// The agent reports as soon as it can, so the host listens before.
 	if m.hello, err = m.vsock.Listen(protocol.HelloPort); err != nil {
+		return nil, err
+	}
+	if err := m.impersonate(); err != nil {
 		return nil, err
 	}
 	vm, err := vmm.New(vmm.Config{

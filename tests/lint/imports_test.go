@@ -40,6 +40,7 @@ var allowed = []struct {
 	// A device knows itself and what all devices share: no other device, no VMM.
 	{"virtio/console/...", []string{"virtio/console/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/fs/...", []string{"virtio/fs/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
+	{"virtio/vsock/vsocktest", []string{"virtio/...", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/vsock/...", []string{"virtio/vsock/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/rng", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 

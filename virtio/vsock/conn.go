@@ -86,6 +86,8 @@ type Conn struct {
 
 	pending uint8 // what is to be sent; see pendRequest
 
+	onEnd func(orderly bool)
+
 	control, waiting link // guarded by ring.mu
 	closing          link // guarded by Device.mu
 }
@@ -227,7 +229,26 @@ func (c *Conn) die(err error, reset bool) outcome {
 	}
 	c.rcond.Broadcast()
 	c.wcond.Broadcast()
+	if c.onEnd != nil {
+		go c.onEnd(c.orderly())
+	}
 	return outcome{dead: true, reset: reset}
+}
+
+// orderly reports whether the guest has closed the connection with a SHUTDOWN.
+// The caller holds mu.
+func (c *Conn) orderly() bool { return c.peerShut == shutdownBoth }
+
+// OnEnd has f called when the connection is over, which may be now: once, and in
+// a goroutine of its own. What was received can still be read then. orderly says
+// that the guest has closed it, and neither end has reset it. There is one f.
+func (c *Conn) OnEnd(f func(orderly bool)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onEnd = f
+	if c.state == stateDead {
+		go f(c.orderly())
+	}
 }
 
 // abandon ends the connection without a word to the guest.

@@ -78,6 +78,32 @@ func (c *Conn) read(p []byte) (int, error) {
 	}
 }
 
+// Received is the number of bytes that have arrived so far, modulo 2^32, those
+// that were not read included.
+func (c *Conn) Received() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rxCnt
+}
+
+// MessageSize waits for a message of a SOCK_SEQPACKET connection and has its
+// length in bytes, so that who reads needs no buffer before.
+func (c *Conn) MessageSize() (int, error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if err := c.readError(); err != nil {
+			return 0, c.opError("read", err)
+		}
+		if len(c.ends.ends) > 0 {
+			return int(c.ends.ends[0].at - c.fwdCnt), nil
+		}
+		c.rcond.Wait()
+	}
+}
+
 // ReadMessage takes the next message of a SOCK_SEQPACKET connection. eor says
 // that it was sent with MSG_EOR. When p is too short for it, the rest is
 // dropped and the error is io.ErrShortBuffer.
