@@ -272,15 +272,20 @@ func (cr *creation) bootstrap() error {
 			hook.Env = os.Environ()
 		}
 	}
+	networks, err := sandbox.HostNetworks()
+	if err != nil {
+		return err
+	}
 	stop := forward(cr.signals, cr.process)
-	err := cr.process.Create(&sandbox.Bootstrap{
-		ID:      cr.opts.id,
-		Plan:    cr.plan,
-		State:   cr.container.State.As(specs.StateCreating),
-		Kernel:  cr.g.kernel,
-		Initrd:  cr.g.initrd,
-		Debug:   cr.g.debug,
-		LogJSON: cr.g.logFormat == "json",
+	err = cr.process.Create(&sandbox.Bootstrap{
+		ID:           cr.opts.id,
+		Plan:         cr.plan,
+		State:        cr.container.State.As(specs.StateCreating),
+		Kernel:       cr.g.kernel,
+		Initrd:       cr.g.initrd,
+		HostNetworks: networks,
+		Debug:        cr.g.debug,
+		LogJSON:      cr.g.logFormat == "json",
 	})
 	stop()
 	if err != nil {

@@ -28,6 +28,10 @@ type Bootstrap struct {
 	// RequireCage refuses to run without a layer of the cage.
 	RequireCage bool
 
+	// HostNetworks are the network namespaces that are the host's own, see the
+	// function of that name.
+	HostNetworks []string
+
 	Debug   bool
 	LogJSON bool
 }

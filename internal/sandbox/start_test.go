@@ -73,6 +73,9 @@ func child(name string) int {
 		cgroup, _ := os.ReadFile("/proc/self/cgroup")
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
 		fmt.Fprintln(log, "agent", in.Agent.Addr())
+	case "network":
+		host, err := InNetwork(b.HostNetworks)
+		fmt.Fprintln(log, "host", host, err)
 	case "confine":
 		err := cage.Limit(1, b.Plan.Spec.Process.OOMScoreAdj)
 		if err == nil {

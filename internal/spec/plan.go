@@ -33,6 +33,7 @@ type Plan struct {
 	Namespaces []Namespace // of the VM process on the host, but for the mount namespace
 	Cgroup     Cgroup
 	Machine    Machine
+	Network    Network
 
 	Terminal bool
 

@@ -59,7 +59,14 @@ func (p *planner) annotations() {
 			}
 			p.setMemory(at, n)
 		default:
-			p.refuse(at, "unknown annotation: there are %s and %s", AnnotationVCPUs, AnnotationMemory)
+			known, err := p.network(name, value)
+			if err != nil {
+				p.refuse(at, "%v", err)
+			}
+			if !known {
+				p.refuse(at, "unknown annotation: there are %s, %s, %s, %s, %s and %s", AnnotationVCPUs, AnnotationMemory,
+					AnnotationLoopback, AnnotationLinkLocal, AnnotationAllow, AnnotationDeny)
+			}
 		}
 	}
 }

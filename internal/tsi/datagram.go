@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
 )
 
 // Buffers for messages: most are small.
@@ -32,11 +34,15 @@ type datagram struct {
 	port    atomic.Uint32 // local; 0: not known
 	recverr atomic.Bool   // the guest has asked for all errors
 	peer    bool          // connected
+	heard   *sources      // nil: nobody need be remembered
 }
 
 // serveDatagram serves a SOCK_SEQPACKET connection from the guest.
 func (s *Server) serveDatagram(c Conn) {
 	d := &datagram{endpoint: endpoint{srv: s, conn: c}}
+	if s.policy != nil && s.policy.loopback().Access != spec.AccessAllow {
+		d.heard = &sources{}
+	}
 	var receiver sync.WaitGroup
 	c.SetReadDeadline(time.Now().Add(s.firstTimeout))
 	var m message
@@ -145,7 +151,10 @@ func (d *datagram) reachable(a *address) unix.Errno {
 	if d.sock.isLocal() && !isLoopback(a.addr()) {
 		return unix.EINVAL // as from the loopback device
 	}
-	return d.srv.policy.check(d.srv, unix.IPPROTO_UDP, a)
+	if d.heard.has(a) {
+		return 0 // an answer
+	}
+	return d.sock.permits(a)
 }
 
 // send sends the datagram of a DATA message.
@@ -261,6 +270,7 @@ func (d *datagram) deliver(b []byte, from *sockaddr, control []byte) error {
 	if a.local.family != familyNone {
 		a.local.port = uint16(port)
 	}
+	d.heard.add(&remote)
 	n := len(b) - dataHead
 	appendDataHead(b[:0], d.id, &remote, &a.local, a.tos, a.ttl, n)
 	if _, err := d.conn.Write(b); err != nil {

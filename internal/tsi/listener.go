@@ -115,7 +115,7 @@ func (l *listener) accept() (*socket, address, unix.Errno) {
 	})
 	switch errno {
 	case 0:
-		return l.srv.adopt(nfd, l.sock.family, false), peer, 0
+		return l.srv.adopt(nfd, l.sock.family, unix.IPPROTO_TCP), peer, 0
 	case unix.EAGAIN, unix.EINVAL: // the wait was ended; the socket listens no more
 		errno = unix.EBADF
 	}

@@ -102,9 +102,6 @@ func New(o Options) *Server {
 		tokens:       make(map[uint32]*announced),
 		nextToken:    1,
 	}
-	if s.policy == nil {
-		s.policy = &Policy{}
-	}
 	return s
 }
 

@@ -16,6 +16,7 @@ type socket struct {
 	srv      *Server
 	id       uint32 // set by register
 	family   uint16
+	protocol int
 	datagram bool
 
 	file *os.File // does not block; known to the runtime's poller
@@ -52,12 +53,12 @@ func (s *Server) newSocket(family, typ uint16, protocol uint32) (*socket, unix.E
 		s.release(datagram)
 		return nil, hostErrno(err)
 	}
-	return s.adopt(fd, family, datagram), 0
+	return s.adopt(fd, family, int(protocol)), 0
 }
 
 // adopt makes a socket of a descriptor for which there is a reservation.
-func (s *Server) adopt(fd int, family uint16, datagram bool) *socket {
-	k := &socket{srv: s, family: family, datagram: datagram}
+func (s *Server) adopt(fd int, family uint16, protocol int) *socket {
+	k := &socket{srv: s, family: family, protocol: protocol, datagram: protocol != unix.IPPROTO_TCP}
 	k.file = os.NewFile(uintptr(fd), "socket")
 	k.raw, _ = k.file.SyscallConn() // fails for a nil file only
 	return k

@@ -132,7 +132,7 @@ func (e *endpoint) connect(a *address) (unix.Errno, error) {
 	if k.isLocal() && !isLoopback(a.addr()) {
 		return unix.EINVAL, nil // as from the loopback device
 	}
-	if errno := e.srv.policy.check(e.srv, unix.IPPROTO_TCP, a); errno != 0 {
+	if errno := k.permits(a); errno != 0 {
 		return errno, nil
 	}
 	s := newSockaddr(a)

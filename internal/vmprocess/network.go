@@ -1,6 +1,17 @@
 package vmprocess
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/sandbox"
+	"runv.dev/runv/internal/spec"
 	"runv.dev/runv/internal/tsi"
 )
 
@@ -14,9 +25,14 @@ const (
 	maxBuffer = 192 << 20
 )
 
-// impersonate serves the guest's sockets in this process's network namespace.
+// impersonate serves the guest's sockets in this process's network namespace. It
+// comes before the container's root is entered.
 func (m *machine) impersonate() error {
-	m.network = tsi.New(tsi.Options{Log: m.process.log.With("device", "tsi")})
+	policy, err := m.process.networkPolicy()
+	if err != nil {
+		return err
+	}
+	m.network = tsi.New(tsi.Options{Policy: policy, Log: m.process.log.With("device", "tsi")})
 	streams, err := m.vsock.Listen(tsi.Port)
 	if err != nil {
 		return err
@@ -27,4 +43,76 @@ func (m *machine) impersonate() error {
 	}
 	m.network.Serve(streams, packets)
 	return nil
+}
+
+func (p *process) networkPolicy() (*tsi.Policy, error) {
+	plan := p.boot.Plan
+	host, err := sandbox.InNetwork(p.boot.HostNetworks)
+	if err != nil {
+		return nil, err
+	}
+	resolvers, err := nameServers(plan.Binds)
+	if err != nil {
+		// Not worth more: the engine's file is not this runtime's.
+		p.log.Warn("name servers", "err", err)
+	}
+	p.log.Debug("network", "host", host, "nameservers", resolvers)
+	return &tsi.Policy{Network: plan.Network, HostNamespace: host, Resolvers: resolvers}, nil
+}
+
+const (
+	resolvConf    = "/etc/resolv.conf"
+	maxResolvConf = 64 << 10
+)
+
+// nameServers reads the name servers that the engine gave the container, by a
+// bind mount: what the image says of them is its author's.
+func nameServers(binds []spec.Bind) ([]netip.Addr, error) {
+	var source string
+	for _, b := range binds {
+		if b.Destination == resolvConf {
+			source = b.Source // the last one is on top
+		}
+	}
+	if source == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(source, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", source)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxResolvConf+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxResolvConf {
+		return nil, errors.New(source + ": too long")
+	}
+	return parseResolvConf(string(data)), nil
+}
+
+// maxNameServers is MAXNS of resolver(3).
+const maxNameServers = 3
+
+// parseResolvConf has the name servers of a resolv.conf(5).
+func parseResolvConf(s string) []netip.Addr {
+	var list []netip.Addr
+	for line := range strings.Lines(s) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != "nameserver" || len(list) == maxNameServers {
+			continue
+		}
+		if a, err := netip.ParseAddr(fields[1]); err == nil {
+			list = append(list, a)
+		}
+	}
+	return list
 }
