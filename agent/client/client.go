@@ -116,6 +116,8 @@ type CreateOptions struct {
 	RootfsTag string // tag of the virtio-fs share with the root file system
 	Stdio     *Stdio // nil: /dev/null
 	Clone     *Clone // nil: nothing to do
+
+	Network *protocol.Network // what the guest is to look like; nil: as it is
 }
 
 // Created is a process that Create or Exec set up.
@@ -128,11 +130,14 @@ func checkCreated(pid uint32, warnings []string) (Created, error) {
 	if pid == 0 || pid > math.MaxInt32 {
 		return Created{}, fmt.Errorf("%w: pid %d", ErrProtocol, pid)
 	}
-	created := Created{PID: int(pid)}
+	return Created{PID: int(pid), Warnings: checkWarnings(warnings)}, nil
+}
+
+func checkWarnings(warnings []string) (checked []string) {
 	for _, w := range warnings[:min(len(warnings), maxWarnings)] {
-		created.Warnings = append(created.Warnings, printable(w))
+		checked = append(checked, printable(w))
 	}
-	return created, nil
+	return checked
 }
 
 // maxWarnings bounds the warnings passed on.
@@ -148,6 +153,7 @@ func (c *Client) Create(ctx context.Context, o CreateOptions) (Created, error) {
 		Spec:        o.Spec,
 		RootfsTag:   o.RootfsTag,
 		Stdio:       o.Stdio.message(),
+		Network:     o.Network,
 	}
 	if o.Clone != nil {
 		req.Clone = &protocol.Clone{Entropy: o.Clone.Entropy}
@@ -160,6 +166,16 @@ func (c *Client) Create(ctx context.Context, o CreateOptions) (Created, error) {
 		return Created{}, err
 	}
 	return checkCreated(resp.Pid, resp.Warnings)
+}
+
+// SetNetwork makes the guest look like a network namespace. What it cannot show
+// is in warnings.
+func (c *Client) SetNetwork(ctx context.Context, n *protocol.Network) (warnings []string, err error) {
+	resp, err := call(ctx, c, "set network", c.agent.SetNetwork, &protocol.SetNetworkRequest{Network: n})
+	if err != nil {
+		return nil, err
+	}
+	return checkWarnings(resp.Warnings), nil
 }
 
 // Start runs the container's process. state is the OCI state (JSON) for

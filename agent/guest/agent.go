@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/agent/guest/initproc"
+	"runv.dev/runv/agent/guest/netdevice"
 	"runv.dev/runv/agent/protocol"
 )
 
@@ -52,6 +53,9 @@ type Agent struct {
 	mu         sync.Mutex
 	containers map[string]*container // nil value: being created
 	idle       *child                // started ahead of time; may be nil
+
+	network sync.Mutex
+	mirror  netdevice.Mirror // under network
 }
 
 // New makes an agent and starts the process that will become the first

@@ -94,7 +94,16 @@ func (s *service) create(req *protocol.CreateRequest) (*container, []string, err
 	if exists {
 		return nil, nil, failf(protocol.Failure_ALREADY_EXISTS, "container %s exists", req.ContainerId)
 	}
-	c, warnings, err := a.create(req)
+	// Before the container's sysctls, which may be about these devices.
+	var c *container
+	var differences, warnings []string
+	var err error
+	if req.Network != nil {
+		differences, err = a.setNetwork(req.Network)
+	}
+	if err == nil {
+		c, warnings, err = a.create(req)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {
@@ -102,7 +111,25 @@ func (s *service) create(req *protocol.CreateRequest) (*container, []string, err
 		return nil, nil, err
 	}
 	a.containers[c.id] = c
-	return c, warnings, nil
+	return c, append(differences, warnings...), nil
+}
+
+func (s *service) SetNetwork(_ context.Context, req *protocol.SetNetworkRequest) (*protocol.SetNetworkResponse, error) {
+	if req.Network == nil {
+		return nil, statusOf(initproc.Invalid("no network"))
+	}
+	warnings, err := s.agent.setNetwork(req.Network)
+	return &protocol.SetNetworkResponse{Warnings: warnings}, statusOf(err)
+}
+
+// setNetwork makes the guest look like the container's network namespace.
+func (a *Agent) setNetwork(n *protocol.Network) (warnings []string, err error) {
+	if err := n.Check(); err != nil {
+		return nil, initproc.Invalid("%v", err)
+	}
+	a.network.Lock()
+	defer a.network.Unlock()
+	return a.mirror.Set(n)
 }
 
 func (s *service) Start(_ context.Context, req *protocol.StartRequest) (*protocol.StartResponse, error) {

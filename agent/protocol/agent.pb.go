@@ -434,9 +434,11 @@ type CreateRequest struct {
 	// rbind) has as source its path inside of the share.
 	Spec []byte `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	// The tag of the virtio-fs share with the root file system.
-	RootfsTag     string `protobuf:"bytes,3,opt,name=rootfs_tag,json=rootfsTag,proto3" json:"rootfs_tag,omitempty"`
-	Stdio         *Stdio `protobuf:"bytes,4,opt,name=stdio,proto3" json:"stdio,omitempty"`
-	Clone         *Clone `protobuf:"bytes,5,opt,name=clone,proto3" json:"clone,omitempty"`
+	RootfsTag string `protobuf:"bytes,3,opt,name=rootfs_tag,json=rootfsTag,proto3" json:"rootfs_tag,omitempty"`
+	Stdio     *Stdio `protobuf:"bytes,4,opt,name=stdio,proto3" json:"stdio,omitempty"`
+	Clone     *Clone `protobuf:"bytes,5,opt,name=clone,proto3" json:"clone,omitempty"`
+	// Unset: the guest keeps the network it has.
+	Network       *Network `protobuf:"bytes,60,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -502,6 +504,13 @@ func (x *CreateRequest) GetStdio() *Stdio {
 func (x *CreateRequest) GetClone() *Clone {
 	if x != nil {
 		return x.Clone
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
 	}
 	return nil
 }
@@ -2049,6 +2058,575 @@ func (x *PidsStats) GetLimit() uint64 {
 	return 0
 }
 
+// Network is what a network namespace looks like: rtnetlink(7) in the words of
+// its structures. Addresses are 4 or 16 bytes in network order.
+type Network struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Links []*Link                `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	// In the order in which the kernel lists them.
+	Addresses []*Address `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Of the main table.
+	Routes []*Route `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Names below /proc/sys, with dots.
+	Sysctls       map[string]string `protobuf:"bytes,4,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Network) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *Network) GetAddresses() []*Address {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Network) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *Network) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
+type Link struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Mtu   uint32                 `protobuf:"varint,3,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// The hardware address; not of a kind other than 6 bytes.
+	Address []byte `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// IFF_*, of which UP, NOARP and MULTICAST are set. LOOPBACK names the one
+	// device that every namespace has.
+	Flags   uint32 `protobuf:"varint,5,opt,name=flags,proto3" json:"flags,omitempty"`
+	Carrier bool   `protobuf:"varint,6,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	// IF_OPER_*.
+	Operstate     uint32 `protobuf:"varint,7,opt,name=operstate,proto3" json:"operstate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Link) Reset() {
+	*x = Link{}
+	mi := &file_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Link) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Link) ProtoMessage() {}
+
+func (x *Link) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Link.ProtoReflect.Descriptor instead.
+func (*Link) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Link) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Link) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Link) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Link) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *Link) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *Link) GetCarrier() bool {
+	if x != nil {
+		return x.Carrier
+	}
+	return false
+}
+
+func (x *Link) GetOperstate() uint32 {
+	if x != nil {
+		return x.Operstate
+	}
+	return 0
+}
+
+type Address struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Link  uint32                 `protobuf:"varint,1,opt,name=link,proto3" json:"link,omitempty"`
+	Local []byte                 `protobuf:"bytes,2,opt,name=local,proto3" json:"local,omitempty"`
+	// The other end of a point-to-point link; empty if there is none.
+	Peer         []byte `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
+	PrefixLength uint32 `protobuf:"varint,4,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
+	Broadcast    []byte `protobuf:"bytes,5,opt,name=broadcast,proto3" json:"broadcast,omitempty"`
+	Label        string `protobuf:"bytes,6,opt,name=label,proto3" json:"label,omitempty"`
+	Scope        uint32 `protobuf:"varint,7,opt,name=scope,proto3" json:"scope,omitempty"`
+	// IFA_F_*.
+	Flags         uint32 `protobuf:"varint,8,opt,name=flags,proto3" json:"flags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Address) Reset() {
+	*x = Address{}
+	mi := &file_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Address) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Address) ProtoMessage() {}
+
+func (x *Address) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Address.ProtoReflect.Descriptor instead.
+func (*Address) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Address) GetLink() uint32 {
+	if x != nil {
+		return x.Link
+	}
+	return 0
+}
+
+func (x *Address) GetLocal() []byte {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
+func (x *Address) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *Address) GetPrefixLength() uint32 {
+	if x != nil {
+		return x.PrefixLength
+	}
+	return 0
+}
+
+func (x *Address) GetBroadcast() []byte {
+	if x != nil {
+		return x.Broadcast
+	}
+	return nil
+}
+
+func (x *Address) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *Address) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *Address) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// AF_INET or AF_INET6.
+	Family uint32 `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`
+	// Empty: 0.0.0.0 or ::.
+	Destination  []byte `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	PrefixLength uint32 `protobuf:"varint,3,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
+	// RTN_*, RT_SCOPE_*, RTPROT_*.
+	Type     uint32 `protobuf:"varint,4,opt,name=type,proto3" json:"type,omitempty"`
+	Scope    uint32 `protobuf:"varint,5,opt,name=scope,proto3" json:"scope,omitempty"`
+	Protocol uint32 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Tos      uint32 `protobuf:"varint,7,opt,name=tos,proto3" json:"tos,omitempty"`
+	Metric   uint32 `protobuf:"varint,8,opt,name=metric,proto3" json:"metric,omitempty"`
+	// The preferred source address; may be empty.
+	Source []byte `protobuf:"bytes,9,opt,name=source,proto3" json:"source,omitempty"`
+	Mtu    uint32 `protobuf:"varint,10,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// ICMPV6_ROUTER_PREF_*.
+	Preference uint32 `protobuf:"varint,11,opt,name=preference,proto3" json:"preference,omitempty"`
+	// None for routes that lead nowhere.
+	Hops          []*NextHop `protobuf:"bytes,12,rep,name=hops,proto3" json:"hops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Route) GetFamily() uint32 {
+	if x != nil {
+		return x.Family
+	}
+	return 0
+}
+
+func (x *Route) GetDestination() []byte {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *Route) GetPrefixLength() uint32 {
+	if x != nil {
+		return x.PrefixLength
+	}
+	return 0
+}
+
+func (x *Route) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Route) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *Route) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Route) GetTos() uint32 {
+	if x != nil {
+		return x.Tos
+	}
+	return 0
+}
+
+func (x *Route) GetMetric() uint32 {
+	if x != nil {
+		return x.Metric
+	}
+	return 0
+}
+
+func (x *Route) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Route) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Route) GetPreference() uint32 {
+	if x != nil {
+		return x.Preference
+	}
+	return 0
+}
+
+func (x *Route) GetHops() []*NextHop {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+type NextHop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Link  uint32                 `protobuf:"varint,1,opt,name=link,proto3" json:"link,omitempty"`
+	// Empty: the destination is on the link. May be of the other family.
+	Gateway []byte `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// RTNH_F_*, of which ONLINK is set.
+	Flags uint32 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// rtnh_hops: the weight less one.
+	Weight        uint32 `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NextHop) Reset() {
+	*x = NextHop{}
+	mi := &file_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NextHop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NextHop) ProtoMessage() {}
+
+func (x *NextHop) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
+func (*NextHop) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *NextHop) GetLink() uint32 {
+	if x != nil {
+		return x.Link
+	}
+	return 0
+}
+
+func (x *NextHop) GetGateway() []byte {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+func (x *NextHop) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *NextHop) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+type SetNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNetworkRequest) Reset() {
+	*x = SetNetworkRequest{}
+	mi := &file_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNetworkRequest) ProtoMessage() {}
+
+func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
+func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SetNetworkRequest) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+type SetNetworkResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What could not be mirrored, and why.
+	Warnings      []string `protobuf:"bytes,1,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNetworkResponse) Reset() {
+	*x = SetNetworkResponse{}
+	mi := &file_agent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNetworkResponse) ProtoMessage() {}
+
+func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
+func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SetNetworkResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 type SetTimeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UnixNano      int64                  `protobuf:"varint,1,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
@@ -2058,7 +2636,7 @@ type SetTimeRequest struct {
 
 func (x *SetTimeRequest) Reset() {
 	*x = SetTimeRequest{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2648,7 @@ func (x *SetTimeRequest) String() string {
 func (*SetTimeRequest) ProtoMessage() {}
 
 func (x *SetTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2661,7 @@ func (x *SetTimeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeRequest.ProtoReflect.Descriptor instead.
 func (*SetTimeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SetTimeRequest) GetUnixNano() int64 {
@@ -2101,7 +2679,7 @@ type SetTimeResponse struct {
 
 func (x *SetTimeResponse) Reset() {
 	*x = SetTimeResponse{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2691,7 @@ func (x *SetTimeResponse) String() string {
 func (*SetTimeResponse) ProtoMessage() {}
 
 func (x *SetTimeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2704,7 @@ func (x *SetTimeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeResponse.ProtoReflect.Descriptor instead.
 func (*SetTimeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{42}
 }
 
 type AddEntropyRequest struct {
@@ -2138,7 +2716,7 @@ type AddEntropyRequest struct {
 
 func (x *AddEntropyRequest) Reset() {
 	*x = AddEntropyRequest{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2728,7 @@ func (x *AddEntropyRequest) String() string {
 func (*AddEntropyRequest) ProtoMessage() {}
 
 func (x *AddEntropyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2741,7 @@ func (x *AddEntropyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntropyRequest.ProtoReflect.Descriptor instead.
 func (*AddEntropyRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AddEntropyRequest) GetData() []byte {
@@ -2181,7 +2759,7 @@ type AddEntropyResponse struct {
 
 func (x *AddEntropyResponse) Reset() {
 	*x = AddEntropyResponse{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2771,7 @@ func (x *AddEntropyResponse) String() string {
 func (*AddEntropyResponse) ProtoMessage() {}
 
 func (x *AddEntropyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2784,7 @@ func (x *AddEntropyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntropyResponse.ProtoReflect.Descriptor instead.
 func (*AddEntropyResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{44}
 }
 
 type ShutdownRequest struct {
@@ -2217,7 +2795,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2807,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2820,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{45}
 }
 
 type ShutdownResponse struct {
@@ -2253,7 +2831,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2843,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2856,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
+	return file_agent_proto_rawDescGZIP(), []int{46}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2313,14 +2891,15 @@ const file_agent_proto_rawDesc = "" +
 	"\x04size\x18\x05 \x01(\v2\x13.runv.agent.v1.SizeR\x04size\"G\n" +
 	"\x05Clone\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x18\n" +
-	"\aentropy\x18\x02 \x01(\fR\aentropy\"\xbd\x01\n" +
+	"\aentropy\x18\x02 \x01(\fR\aentropy\"\xef\x01\n" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x1d\n" +
 	"\n" +
 	"rootfs_tag\x18\x03 \x01(\tR\trootfsTag\x12*\n" +
 	"\x05stdio\x18\x04 \x01(\v2\x14.runv.agent.v1.StdioR\x05stdio\x12*\n" +
-	"\x05clone\x18\x05 \x01(\v2\x14.runv.agent.v1.CloneR\x05clone\">\n" +
+	"\x05clone\x18\x05 \x01(\v2\x14.runv.agent.v1.CloneR\x05clone\x120\n" +
+	"\anetwork\x18< \x01(\v2\x16.runv.agent.v1.NetworkR\anetwork\">\n" +
 	"\x0eCreateResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"G\n" +
@@ -2429,7 +3008,57 @@ const file_agent_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\";\n" +
 	"\tPidsStats\x12\x18\n" +
 	"\acurrent\x18\x01 \x01(\x04R\acurrent\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x04R\x05limit\"-\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\"\x93\x02\n" +
+	"\aNetwork\x12)\n" +
+	"\x05links\x18\x01 \x03(\v2\x13.runv.agent.v1.LinkR\x05links\x124\n" +
+	"\taddresses\x18\x02 \x03(\v2\x16.runv.agent.v1.AddressR\taddresses\x12,\n" +
+	"\x06routes\x18\x03 \x03(\v2\x14.runv.agent.v1.RouteR\x06routes\x12=\n" +
+	"\asysctls\x18\x04 \x03(\v2#.runv.agent.v1.Network.SysctlsEntryR\asysctls\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
+	"\x04Link\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03mtu\x18\x03 \x01(\rR\x03mtu\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\fR\aaddress\x12\x14\n" +
+	"\x05flags\x18\x05 \x01(\rR\x05flags\x12\x18\n" +
+	"\acarrier\x18\x06 \x01(\bR\acarrier\x12\x1c\n" +
+	"\toperstate\x18\a \x01(\rR\toperstate\"\xcc\x01\n" +
+	"\aAddress\x12\x12\n" +
+	"\x04link\x18\x01 \x01(\rR\x04link\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\fR\x05local\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\fR\x04peer\x12#\n" +
+	"\rprefix_length\x18\x04 \x01(\rR\fprefixLength\x12\x1c\n" +
+	"\tbroadcast\x18\x05 \x01(\fR\tbroadcast\x12\x14\n" +
+	"\x05label\x18\x06 \x01(\tR\x05label\x12\x14\n" +
+	"\x05scope\x18\a \x01(\rR\x05scope\x12\x14\n" +
+	"\x05flags\x18\b \x01(\rR\x05flags\"\xcc\x02\n" +
+	"\x05Route\x12\x16\n" +
+	"\x06family\x18\x01 \x01(\rR\x06family\x12 \n" +
+	"\vdestination\x18\x02 \x01(\fR\vdestination\x12#\n" +
+	"\rprefix_length\x18\x03 \x01(\rR\fprefixLength\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\rR\x04type\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\rR\x05scope\x12\x1a\n" +
+	"\bprotocol\x18\x06 \x01(\rR\bprotocol\x12\x10\n" +
+	"\x03tos\x18\a \x01(\rR\x03tos\x12\x16\n" +
+	"\x06metric\x18\b \x01(\rR\x06metric\x12\x16\n" +
+	"\x06source\x18\t \x01(\fR\x06source\x12\x10\n" +
+	"\x03mtu\x18\n" +
+	" \x01(\rR\x03mtu\x12\x1e\n" +
+	"\n" +
+	"preference\x18\v \x01(\rR\n" +
+	"preference\x12*\n" +
+	"\x04hops\x18\f \x03(\v2\x16.runv.agent.v1.NextHopR\x04hops\"e\n" +
+	"\aNextHop\x12\x12\n" +
+	"\x04link\x18\x01 \x01(\rR\x04link\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\fR\agateway\x12\x14\n" +
+	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x16\n" +
+	"\x06weight\x18\x04 \x01(\rR\x06weight\"E\n" +
+	"\x11SetNetworkRequest\x120\n" +
+	"\anetwork\x18\x01 \x01(\v2\x16.runv.agent.v1.NetworkR\anetwork\"0\n" +
+	"\x12SetNetworkResponse\x12\x1a\n" +
+	"\bwarnings\x18\x01 \x03(\tR\bwarnings\"-\n" +
 	"\x0eSetTimeRequest\x12\x1b\n" +
 	"\tunix_nano\x18\x01 \x01(\x03R\bunixNano\"\x11\n" +
 	"\x0fSetTimeResponse\"'\n" +
@@ -2437,7 +3066,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x14\n" +
 	"\x12AddEntropyResponse\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xfd\b\n" +
+	"\x10ShutdownResponse2\xd0\t\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Ready\x12\x1b.runv.agent.v1.ReadyRequest\x1a\x1c.runv.agent.v1.ReadyResponse\x12E\n" +
 	"\x06Create\x12\x1c.runv.agent.v1.CreateRequest\x1a\x1d.runv.agent.v1.CreateResponse\x12B\n" +
@@ -2451,7 +3080,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x06Resume\x12\x1c.runv.agent.v1.ResumeRequest\x1a\x1d.runv.agent.v1.ResumeResponse\x12E\n" +
 	"\x06Update\x12\x1c.runv.agent.v1.UpdateRequest\x1a\x1d.runv.agent.v1.UpdateResponse\x12N\n" +
 	"\tProcesses\x12\x1f.runv.agent.v1.ProcessesRequest\x1a .runv.agent.v1.ProcessesResponse\x12B\n" +
-	"\x05Stats\x12\x1b.runv.agent.v1.StatsRequest\x1a\x1c.runv.agent.v1.StatsResponse\x12H\n" +
+	"\x05Stats\x12\x1b.runv.agent.v1.StatsRequest\x1a\x1c.runv.agent.v1.StatsResponse\x12Q\n" +
+	"\n" +
+	"SetNetwork\x12 .runv.agent.v1.SetNetworkRequest\x1a!.runv.agent.v1.SetNetworkResponse\x12H\n" +
 	"\aSetTime\x12\x1d.runv.agent.v1.SetTimeRequest\x1a\x1e.runv.agent.v1.SetTimeResponse\x12Q\n" +
 	"\n" +
 	"AddEntropy\x12 .runv.agent.v1.AddEntropyRequest\x1a!.runv.agent.v1.AddEntropyResponse\x12K\n" +
@@ -2470,7 +3101,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_agent_proto_goTypes = []any{
 	(Failure_Reason)(0),        // 0: runv.agent.v1.Failure.Reason
 	(*Failure)(nil),            // 1: runv.agent.v1.Failure
@@ -2507,65 +3138,82 @@ var file_agent_proto_goTypes = []any{
 	(*CPUStats)(nil),           // 32: runv.agent.v1.CPUStats
 	(*MemoryStats)(nil),        // 33: runv.agent.v1.MemoryStats
 	(*PidsStats)(nil),          // 34: runv.agent.v1.PidsStats
-	(*SetTimeRequest)(nil),     // 35: runv.agent.v1.SetTimeRequest
-	(*SetTimeResponse)(nil),    // 36: runv.agent.v1.SetTimeResponse
-	(*AddEntropyRequest)(nil),  // 37: runv.agent.v1.AddEntropyRequest
-	(*AddEntropyResponse)(nil), // 38: runv.agent.v1.AddEntropyResponse
-	(*ShutdownRequest)(nil),    // 39: runv.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),   // 40: runv.agent.v1.ShutdownResponse
-	nil,                        // 41: runv.agent.v1.MemoryStats.StatEntry
-	nil,                        // 42: runv.agent.v1.MemoryStats.EventsEntry
+	(*Network)(nil),            // 35: runv.agent.v1.Network
+	(*Link)(nil),               // 36: runv.agent.v1.Link
+	(*Address)(nil),            // 37: runv.agent.v1.Address
+	(*Route)(nil),              // 38: runv.agent.v1.Route
+	(*NextHop)(nil),            // 39: runv.agent.v1.NextHop
+	(*SetNetworkRequest)(nil),  // 40: runv.agent.v1.SetNetworkRequest
+	(*SetNetworkResponse)(nil), // 41: runv.agent.v1.SetNetworkResponse
+	(*SetTimeRequest)(nil),     // 42: runv.agent.v1.SetTimeRequest
+	(*SetTimeResponse)(nil),    // 43: runv.agent.v1.SetTimeResponse
+	(*AddEntropyRequest)(nil),  // 44: runv.agent.v1.AddEntropyRequest
+	(*AddEntropyResponse)(nil), // 45: runv.agent.v1.AddEntropyResponse
+	(*ShutdownRequest)(nil),    // 46: runv.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),   // 47: runv.agent.v1.ShutdownResponse
+	nil,                        // 48: runv.agent.v1.MemoryStats.StatEntry
+	nil,                        // 49: runv.agent.v1.MemoryStats.EventsEntry
+	nil,                        // 50: runv.agent.v1.Network.SysctlsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	0,  // 0: runv.agent.v1.Failure.reason:type_name -> runv.agent.v1.Failure.Reason
 	4,  // 1: runv.agent.v1.Stdio.size:type_name -> runv.agent.v1.Size
 	5,  // 2: runv.agent.v1.CreateRequest.stdio:type_name -> runv.agent.v1.Stdio
 	6,  // 3: runv.agent.v1.CreateRequest.clone:type_name -> runv.agent.v1.Clone
-	5,  // 4: runv.agent.v1.ExecRequest.stdio:type_name -> runv.agent.v1.Stdio
-	4,  // 5: runv.agent.v1.ResizeRequest.size:type_name -> runv.agent.v1.Size
-	29, // 6: runv.agent.v1.ProcessesResponse.processes:type_name -> runv.agent.v1.Process
-	32, // 7: runv.agent.v1.StatsResponse.cpu:type_name -> runv.agent.v1.CPUStats
-	33, // 8: runv.agent.v1.StatsResponse.memory:type_name -> runv.agent.v1.MemoryStats
-	34, // 9: runv.agent.v1.StatsResponse.pids:type_name -> runv.agent.v1.PidsStats
-	41, // 10: runv.agent.v1.MemoryStats.stat:type_name -> runv.agent.v1.MemoryStats.StatEntry
-	42, // 11: runv.agent.v1.MemoryStats.events:type_name -> runv.agent.v1.MemoryStats.EventsEntry
-	2,  // 12: runv.agent.v1.Agent.Ready:input_type -> runv.agent.v1.ReadyRequest
-	7,  // 13: runv.agent.v1.Agent.Create:input_type -> runv.agent.v1.CreateRequest
-	9,  // 14: runv.agent.v1.Agent.Start:input_type -> runv.agent.v1.StartRequest
-	11, // 15: runv.agent.v1.Agent.Exec:input_type -> runv.agent.v1.ExecRequest
-	13, // 16: runv.agent.v1.Agent.Delete:input_type -> runv.agent.v1.DeleteRequest
-	15, // 17: runv.agent.v1.Agent.Signal:input_type -> runv.agent.v1.SignalRequest
-	17, // 18: runv.agent.v1.Agent.Wait:input_type -> runv.agent.v1.WaitRequest
-	19, // 19: runv.agent.v1.Agent.Resize:input_type -> runv.agent.v1.ResizeRequest
-	21, // 20: runv.agent.v1.Agent.Pause:input_type -> runv.agent.v1.PauseRequest
-	23, // 21: runv.agent.v1.Agent.Resume:input_type -> runv.agent.v1.ResumeRequest
-	25, // 22: runv.agent.v1.Agent.Update:input_type -> runv.agent.v1.UpdateRequest
-	27, // 23: runv.agent.v1.Agent.Processes:input_type -> runv.agent.v1.ProcessesRequest
-	30, // 24: runv.agent.v1.Agent.Stats:input_type -> runv.agent.v1.StatsRequest
-	35, // 25: runv.agent.v1.Agent.SetTime:input_type -> runv.agent.v1.SetTimeRequest
-	37, // 26: runv.agent.v1.Agent.AddEntropy:input_type -> runv.agent.v1.AddEntropyRequest
-	39, // 27: runv.agent.v1.Agent.Shutdown:input_type -> runv.agent.v1.ShutdownRequest
-	3,  // 28: runv.agent.v1.Agent.Ready:output_type -> runv.agent.v1.ReadyResponse
-	8,  // 29: runv.agent.v1.Agent.Create:output_type -> runv.agent.v1.CreateResponse
-	10, // 30: runv.agent.v1.Agent.Start:output_type -> runv.agent.v1.StartResponse
-	12, // 31: runv.agent.v1.Agent.Exec:output_type -> runv.agent.v1.ExecResponse
-	14, // 32: runv.agent.v1.Agent.Delete:output_type -> runv.agent.v1.DeleteResponse
-	16, // 33: runv.agent.v1.Agent.Signal:output_type -> runv.agent.v1.SignalResponse
-	18, // 34: runv.agent.v1.Agent.Wait:output_type -> runv.agent.v1.WaitResponse
-	20, // 35: runv.agent.v1.Agent.Resize:output_type -> runv.agent.v1.ResizeResponse
-	22, // 36: runv.agent.v1.Agent.Pause:output_type -> runv.agent.v1.PauseResponse
-	24, // 37: runv.agent.v1.Agent.Resume:output_type -> runv.agent.v1.ResumeResponse
-	26, // 38: runv.agent.v1.Agent.Update:output_type -> runv.agent.v1.UpdateResponse
-	28, // 39: runv.agent.v1.Agent.Processes:output_type -> runv.agent.v1.ProcessesResponse
-	31, // 40: runv.agent.v1.Agent.Stats:output_type -> runv.agent.v1.StatsResponse
-	36, // 41: runv.agent.v1.Agent.SetTime:output_type -> runv.agent.v1.SetTimeResponse
-	38, // 42: runv.agent.v1.Agent.AddEntropy:output_type -> runv.agent.v1.AddEntropyResponse
-	40, // 43: runv.agent.v1.Agent.Shutdown:output_type -> runv.agent.v1.ShutdownResponse
-	28, // [28:44] is the sub-list for method output_type
-	12, // [12:28] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	35, // 4: runv.agent.v1.CreateRequest.network:type_name -> runv.agent.v1.Network
+	5,  // 5: runv.agent.v1.ExecRequest.stdio:type_name -> runv.agent.v1.Stdio
+	4,  // 6: runv.agent.v1.ResizeRequest.size:type_name -> runv.agent.v1.Size
+	29, // 7: runv.agent.v1.ProcessesResponse.processes:type_name -> runv.agent.v1.Process
+	32, // 8: runv.agent.v1.StatsResponse.cpu:type_name -> runv.agent.v1.CPUStats
+	33, // 9: runv.agent.v1.StatsResponse.memory:type_name -> runv.agent.v1.MemoryStats
+	34, // 10: runv.agent.v1.StatsResponse.pids:type_name -> runv.agent.v1.PidsStats
+	48, // 11: runv.agent.v1.MemoryStats.stat:type_name -> runv.agent.v1.MemoryStats.StatEntry
+	49, // 12: runv.agent.v1.MemoryStats.events:type_name -> runv.agent.v1.MemoryStats.EventsEntry
+	36, // 13: runv.agent.v1.Network.links:type_name -> runv.agent.v1.Link
+	37, // 14: runv.agent.v1.Network.addresses:type_name -> runv.agent.v1.Address
+	38, // 15: runv.agent.v1.Network.routes:type_name -> runv.agent.v1.Route
+	50, // 16: runv.agent.v1.Network.sysctls:type_name -> runv.agent.v1.Network.SysctlsEntry
+	39, // 17: runv.agent.v1.Route.hops:type_name -> runv.agent.v1.NextHop
+	35, // 18: runv.agent.v1.SetNetworkRequest.network:type_name -> runv.agent.v1.Network
+	2,  // 19: runv.agent.v1.Agent.Ready:input_type -> runv.agent.v1.ReadyRequest
+	7,  // 20: runv.agent.v1.Agent.Create:input_type -> runv.agent.v1.CreateRequest
+	9,  // 21: runv.agent.v1.Agent.Start:input_type -> runv.agent.v1.StartRequest
+	11, // 22: runv.agent.v1.Agent.Exec:input_type -> runv.agent.v1.ExecRequest
+	13, // 23: runv.agent.v1.Agent.Delete:input_type -> runv.agent.v1.DeleteRequest
+	15, // 24: runv.agent.v1.Agent.Signal:input_type -> runv.agent.v1.SignalRequest
+	17, // 25: runv.agent.v1.Agent.Wait:input_type -> runv.agent.v1.WaitRequest
+	19, // 26: runv.agent.v1.Agent.Resize:input_type -> runv.agent.v1.ResizeRequest
+	21, // 27: runv.agent.v1.Agent.Pause:input_type -> runv.agent.v1.PauseRequest
+	23, // 28: runv.agent.v1.Agent.Resume:input_type -> runv.agent.v1.ResumeRequest
+	25, // 29: runv.agent.v1.Agent.Update:input_type -> runv.agent.v1.UpdateRequest
+	27, // 30: runv.agent.v1.Agent.Processes:input_type -> runv.agent.v1.ProcessesRequest
+	30, // 31: runv.agent.v1.Agent.Stats:input_type -> runv.agent.v1.StatsRequest
+	40, // 32: runv.agent.v1.Agent.SetNetwork:input_type -> runv.agent.v1.SetNetworkRequest
+	42, // 33: runv.agent.v1.Agent.SetTime:input_type -> runv.agent.v1.SetTimeRequest
+	44, // 34: runv.agent.v1.Agent.AddEntropy:input_type -> runv.agent.v1.AddEntropyRequest
+	46, // 35: runv.agent.v1.Agent.Shutdown:input_type -> runv.agent.v1.ShutdownRequest
+	3,  // 36: runv.agent.v1.Agent.Ready:output_type -> runv.agent.v1.ReadyResponse
+	8,  // 37: runv.agent.v1.Agent.Create:output_type -> runv.agent.v1.CreateResponse
+	10, // 38: runv.agent.v1.Agent.Start:output_type -> runv.agent.v1.StartResponse
+	12, // 39: runv.agent.v1.Agent.Exec:output_type -> runv.agent.v1.ExecResponse
+	14, // 40: runv.agent.v1.Agent.Delete:output_type -> runv.agent.v1.DeleteResponse
+	16, // 41: runv.agent.v1.Agent.Signal:output_type -> runv.agent.v1.SignalResponse
+	18, // 42: runv.agent.v1.Agent.Wait:output_type -> runv.agent.v1.WaitResponse
+	20, // 43: runv.agent.v1.Agent.Resize:output_type -> runv.agent.v1.ResizeResponse
+	22, // 44: runv.agent.v1.Agent.Pause:output_type -> runv.agent.v1.PauseResponse
+	24, // 45: runv.agent.v1.Agent.Resume:output_type -> runv.agent.v1.ResumeResponse
+	26, // 46: runv.agent.v1.Agent.Update:output_type -> runv.agent.v1.UpdateResponse
+	28, // 47: runv.agent.v1.Agent.Processes:output_type -> runv.agent.v1.ProcessesResponse
+	31, // 48: runv.agent.v1.Agent.Stats:output_type -> runv.agent.v1.StatsResponse
+	41, // 49: runv.agent.v1.Agent.SetNetwork:output_type -> runv.agent.v1.SetNetworkResponse
+	43, // 50: runv.agent.v1.Agent.SetTime:output_type -> runv.agent.v1.SetTimeResponse
+	45, // 51: runv.agent.v1.Agent.AddEntropy:output_type -> runv.agent.v1.AddEntropyResponse
+	47, // 52: runv.agent.v1.Agent.Shutdown:output_type -> runv.agent.v1.ShutdownResponse
+	36, // [36:53] is the sub-list for method output_type
+	19, // [19:36] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2579,7 +3227,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

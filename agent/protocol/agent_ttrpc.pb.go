@@ -21,6 +21,7 @@ type AgentService interface {
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Processes(context.Context, *ProcessesRequest) (*ProcessesResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	SetNetwork(context.Context, *SetNetworkRequest) (*SetNetworkResponse, error)
 	SetTime(context.Context, *SetTimeRequest) (*SetTimeResponse, error)
 	AddEntropy(context.Context, *AddEntropyRequest) (*AddEntropyResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
@@ -119,6 +120,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Stats(ctx, &req)
+			},
+			"SetNetwork": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SetNetworkRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.SetNetwork(ctx, &req)
 			},
 			"SetTime": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SetTimeRequest
@@ -254,6 +262,14 @@ func (c *agentClient) Processes(ctx context.Context, req *ProcessesRequest) (*Pr
 func (c *agentClient) Stats(ctx context.Context, req *StatsRequest) (*StatsResponse, error) {
 	var resp StatsResponse
 	if err := c.client.Call(ctx, "runv.agent.v1.Agent", "Stats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) SetNetwork(ctx context.Context, req *SetNetworkRequest) (*SetNetworkResponse, error) {
+	var resp SetNetworkResponse
+	if err := c.client.Call(ctx, "runv.agent.v1.Agent", "SetNetwork", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

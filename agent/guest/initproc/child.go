@@ -147,6 +147,13 @@ func (c *child) enterNew(fds []int) (master int, err error) {
 			return -1, fmt.Errorf("set domainname %q: %w", name, err)
 		}
 	}
+	if linux := c.cfg.Spec.Linux; linux != nil {
+		warnings, err := writeSysctls(root.sys, linux.Sysctl)
+		if err != nil {
+			return -1, err
+		}
+		c.report.Warnings = append(c.report.Warnings, warnings...)
+	}
 	return master, root.seal()
 }
 

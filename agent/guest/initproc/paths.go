@@ -106,25 +106,36 @@ func sysctlPath(key string) (string, error) {
 	return name, nil
 }
 
-// writeSysctls sets sysctls through an open /proc/sys.
-func writeSysctls(sys int, values map[string]string) error {
+// writeSysctls sets sysctls through an open /proc/sys. Those of the network are
+// in force in the container's network namespace, where its sockets are; that
+// the guest's kernel lacks one is a warning.
+func writeSysctls(sys int, values map[string]string) (warnings []string, err error) {
 	for key, value := range values {
 		name, err := sysctlPath(key)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		fd, err := unix.Openat2(sys, name, &unix.OpenHow{
-			Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-		})
-		if err != nil {
-			return fmt.Errorf("sysctl %s: %w", key, err)
-		}
-		_, err = unix.Write(fd, []byte(value))
-		unix.Close(fd)
-		if err != nil {
-			return fmt.Errorf("sysctl %s=%s: %w", key, value, err)
+		err = writeSysctl(sys, name, value)
+		switch {
+		case err == nil:
+		case strings.HasPrefix(name, "net/"):
+			warnings = append(warnings, fmt.Sprintf("sysctl %s=%s: %v: in force for the sockets, not shown in the guest", key, value, err))
+		default:
+			return nil, fmt.Errorf("sysctl %s=%s: %w", key, value, err)
 		}
 	}
-	return nil
+	return warnings, nil
+}
+
+func writeSysctl(sys int, name, value string) error {
+	fd, err := unix.Openat2(sys, name, &unix.OpenHow{
+		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte(value))
+	return err
 }

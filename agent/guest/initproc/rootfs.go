@@ -247,18 +247,13 @@ func (r *rootfs) enter() error {
 // seal makes paths read-only or hides them; it is the last step on the file
 // system, run after enter.
 func (r *rootfs) seal() error {
-	linux := r.spec.Linux
-	if linux != nil {
-		if err := writeSysctls(r.sys, linux.Sysctl); err != nil {
-			return err
-		}
-	}
 	if r.spec.Root != nil && r.spec.Root.Readonly {
 		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
 			return fmt.Errorf("make the root file system read-only: %w", err)
 		}
 	}
+	linux := r.spec.Linux
 	if linux == nil {
 		return nil
 	}
