@@ -52,7 +52,8 @@ type Config struct {
 //   - panic=-1: a kernel that panics resets at once instead of hanging.
 //   - reboot=k: a reset is one write to the keyboard controller, which tells
 //     it apart from a triple fault.
-const DefaultCmdline = "console=hvc0 quiet panic=-1 reboot=k"
+//   - dummy.numdummies=0: no network device but those that the agent makes.
+const DefaultCmdline = "console=hvc0 quiet panic=-1 reboot=k dummy.numdummies=0"
 
 const (
 	memoryAlign = 2 << 20
