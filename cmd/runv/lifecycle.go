@@ -120,6 +120,9 @@ func (g *globals) create(o createOptions) (_ *creation, err error) {
 	if err := checkRootfs(plan.Rootfs); err != nil {
 		return nil, err
 	}
+	if err := sandbox.CheckNetwork(plan); err != nil {
+		return nil, err
+	}
 	if g.kernel == "" || g.initrd == "" {
 		guest, err := assets.Open()
 		if err != nil {

@@ -95,8 +95,10 @@ func (p *planner) namespaces(list []specs.LinuxNamespace) {
 }
 
 // sysctls checks the names only: all of the guest's kernel parameters are the
-// container's own.
+// container's own. Those of the network are set in the network namespace as
+// well, where the sockets are.
 func (p *planner) sysctls(list map[string]string) {
+	own := slices.ContainsFunc(p.plan.Namespaces, func(ns Namespace) bool { return ns.Type == specs.NetworkNamespace })
 	for _, key := range sortedKeys(list) {
 		clean := key != "" && strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/") == ""
 		if !clean || strings.HasPrefix(key, "/") || strings.HasPrefix(key, ".") || strings.Contains(key, "..") {
@@ -105,7 +107,24 @@ func (p *planner) sysctls(list map[string]string) {
 		if strings.ContainsAny(list[key], "\x00\n") {
 			p.refuse("linux.sysctl", "the value of %s has a line break or NUL byte", key)
 		}
+		file := sysctlFile(key)
+		if !strings.HasPrefix(file, "net/") {
+			continue
+		}
+		if !own {
+			p.refuse("linux.sysctl", "%s would change the host: the container has no network namespace of its own", key)
+		}
+		p.plan.NetSysctls = append(p.plan.NetSysctls, Sysctl{File: file, Value: list[key]})
 	}
+}
+
+// sysctlFile is the file of a sysctl below /proc/sys. As with sysctl(8), the
+// first separator tells whether dots or slashes separate the parts.
+func sysctlFile(key string) string {
+	if i := strings.IndexAny(key, "./"); i >= 0 && key[i] == '.' {
+		return strings.NewReplacer(".", "/", "/", ".").Replace(key)
+	}
+	return key
 }
 
 // guestDevices are the device nodes that mean the same in every Linux guest.

@@ -31,6 +31,7 @@ type Plan struct {
 
 	Binds      []Bind      // mounted under Rootfs, in this order
 	Namespaces []Namespace // of the VM process on the host, but for the mount namespace
+	NetSysctls []Sysctl    // for the network namespace
 	Cgroup     Cgroup
 	Machine    Machine
 	Network    Network
@@ -64,6 +65,11 @@ func (p *Plan) ReadOnlyShare() bool {
 type Namespace struct {
 	Type specs.LinuxNamespaceType
 	Path string
+}
+
+// Sysctl is a kernel parameter; File is below /proc/sys.
+type Sysctl struct {
+	File, Value string
 }
 
 // Machine is the size of the virtual machine.

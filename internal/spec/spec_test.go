@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -163,6 +164,10 @@ func TestRefused(t *testing.T) {
 		{"relative namespace", namespace(specs.LinuxNamespace{Type: "network", Path: "x"}), "not absolute"},
 		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "user namespaces"},
 		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"../x": "1"} }, "not the name of a kernel parameter"},
+		{"sysctl of the host's network", func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
+			s.Linux.Namespaces = nil
+		}, "would change the host"},
 		{"sysctl value", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"a.b": "1\n2"} }, "line break"},
 		{"block device", device(specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}), "no block device 8:0"},
 		{"char device", device(specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}), "no character device 10:232"},
@@ -334,6 +339,22 @@ func TestBinds(t *testing.T) {
 	}
 	if p.Spec.Mounts[1].Source != "" || s.Mounts[1].Source != "data" {
 		t.Error("the source of a bind mount belongs into the plan, and not to the guest")
+	}
+}
+
+func TestNetSysctls(t *testing.T) {
+	s := Example()
+	s.Linux.Sysctl = map[string]string{
+		"kernel.shmmni": "4095", "net.ipv4.ip_forward": "1", "net/core/somaxconn": "7", "net.ipv4.conf.eth0/1.forwarding": "0",
+	}
+	p, err := New(s, "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Sysctl{{"net/core/somaxconn", "7"}, {"net/ipv4/conf/eth0.1/forwarding", "0"}, {"net/ipv4/ip_forward", "1"}}
+	slices.SortFunc(p.NetSysctls, func(a, b Sysctl) int { return strings.Compare(a.File, b.File) })
+	if !slices.Equal(p.NetSysctls, want) {
+		t.Errorf("NetSysctls = %v; want %v", p.NetSysctls, want)
 	}
 }
 

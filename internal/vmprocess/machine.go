@@ -16,6 +16,7 @@ import (
 	"runv.dev/runv/internal/assets"
 	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/hooks"
+	"runv.dev/runv/internal/netmirror"
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/internal/tsi"
 	"runv.dev/runv/virtio"
@@ -40,6 +41,7 @@ const maxSpec = protocol.MaxMessage - 64<<10
 type machine struct {
 	process *process
 	vsock   *vsock.Device
+	mirror  *netmirror.Mirror
 	hello   net.Listener
 	network *tsi.Server
 
@@ -77,6 +79,10 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 	defer proc.Close()
+	mirror, err := p.openNetwork()
+	if err != nil {
+		return nil, err
+	}
 	share, err := fs.New(fs.Options{
 		Tag:  rootTag,
 		Root: root.Dir,
@@ -92,6 +98,7 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	}
 	m := &machine{
 		process: p,
+		mirror:  mirror,
 		vsock: vsock.New(vsock.Options{
 			CID: guestCID, MaxConns: maxConns, MaxBuffer: maxBuffer, Log: p.log.With("device", "vsock"),
 		}),

@@ -226,19 +226,26 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 	if err != nil {
 		return nil, errors.Join(err, agent.Close())
 	}
+	network, err := m.mirror.Read()
+	if err != nil {
+		return nil, errors.Join(err, agent.Close())
+	}
 	// The streams and the request travel at the same time.
 	opened := make(chan error, 1)
 	go func() { opened <- agent.OpenStdio(ctx, c.init.Streams()) }()
-	_, err = agent.Create(ctx, client.CreateOptions{
+	created, err := agent.Create(ctx, client.CreateOptions{
 		ID:        p.boot.ID,
 		Spec:      spec,
 		RootfsTag: rootTag,
 		Stdio:     c.init.Streams(),
 		Clone:     &client.Clone{Time: time.Now()},
+		Network:   network,
 	})
 	if err = errors.Join(err, <-opened); err != nil {
 		return nil, errors.Join(err, agent.Close())
 	}
+	c.warn(created.Warnings)
+	go c.followNetwork(network)
 	c.init.Start()
 	return c, nil
 }

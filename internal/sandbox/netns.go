@@ -1,0 +1,85 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// ownNetwork is the network namespace of the calling process.
+const ownNetwork = "/proc/self/ns/net"
+
+// CheckNetwork refuses to set kernel parameters of the network namespace that
+// the caller is in.
+func CheckNetwork(plan *spec.Plan) error {
+	ns, given := networkNamespace(plan)
+	if len(plan.NetSysctls) == 0 || !given || ns.Path == "" {
+		return nil
+	}
+	theirs, err := os.Stat(ns.Path)
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	ours, err := os.Stat(ownNetwork)
+	if err != nil {
+		return err
+	}
+	if os.SameFile(ours, theirs) {
+		return fmt.Errorf("linux.sysctl: %s would change the host: %s is its network namespace", plan.NetSysctls[0].File, ns.Path)
+	}
+	return nil
+}
+
+func networkNamespace(plan *spec.Plan) (ns spec.Namespace, given bool) {
+	i := slices.IndexFunc(plan.Namespaces, func(ns spec.Namespace) bool { return ns.Type == specs.NetworkNamespace })
+	if i < 0 {
+		return ns, false
+	}
+	return plan.Namespaces[i], true
+}
+
+// PrepareNetwork sets the network namespace up that this process is in: a new
+// one gets its loopback device, and all get the kernel parameters that the
+// configuration has for them. It comes before Enter and Confine.
+func PrepareNetwork(plan *spec.Plan) error {
+	if ns, given := networkNamespace(plan); given && ns.Path == "" {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("bring the loopback device up: %w", err)
+		}
+	}
+	for _, sysctl := range plan.NetSysctls {
+		if err := setSysctl(sysctl); err != nil {
+			return fmt.Errorf("linux.sysctl: %w", err)
+		}
+	}
+	return nil
+}
+
+func setSysctl(s spec.Sysctl) error {
+	f, err := os.OpenFile("/proc/sys/"+s.File, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(s.Value)
+	return errors.Join(err, f.Close())
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return os.NewSyscallError("set interface flags", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr))
+}
