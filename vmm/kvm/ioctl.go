@@ -16,6 +16,8 @@ const (
 	reqSetGSIRouting       = 0x4008ae6a
 	reqIRQFD               = 0x4020ae76
 	reqIOEventFD           = 0x4040ae79
+	reqSetClock            = 0x4030ae7b
+	reqGetClock            = 0x8030ae7c
 	reqRun                 = 0x0000ae80
 	reqGetRegs             = 0x8090ae81
 	reqSetRegs             = 0x4090ae82
@@ -24,12 +26,25 @@ const (
 	reqGetMSRs             = 0xc008ae88
 	reqSetMSRs             = 0x4008ae89
 	reqSetCPUID2           = 0x4008ae90
+	reqGetLAPIC            = 0x8400ae8e
+	reqSetLAPIC            = 0x4400ae8f
 	reqGetMPState          = 0x8004ae98
 	reqSetMPState          = 0x4004ae99
+	reqGetVCPUEvents       = 0x8040ae9f
+	reqSetVCPUEvents       = 0x4040aea0
+	reqGetDebugRegs        = 0x8080aea1
+	reqSetDebugRegs        = 0x4080aea2
+	reqSetTSCKHz           = 0x0000aea2
 	reqEnableCap           = 0x4068aea3
 	reqGetTSCKHz           = 0x0000aea3
+	reqGetXSave            = 0x9000aea4
+	reqSetXSave            = 0x5000aea5
 	reqSignalMSI           = 0x4020aea5
+	reqGetXCRs             = 0x8188aea6
+	reqSetXCRs             = 0x4188aea7
 	reqKVMClockCtrl        = 0x0000aead
+	reqGetXSave2           = 0x9000aecf
+	reqPreFaultMemory      = 0xc040aed5
 )
 
 // APIVersion is the only value KVM_GET_API_VERSION has had since Linux 2.6.22.
@@ -50,6 +65,7 @@ const (
 	CapIRQFD              Cap = 32
 	CapIOEventFD          Cap = 36
 	CapSetIdentityMapAddr Cap = 37
+	CapAdjustClock        Cap = 39
 	CapMaxVCPUs           Cap = 66
 	CapTSCDeadlineTimer   Cap = 72
 	CapKVMClockCtrl       Cap = 76
@@ -57,7 +73,9 @@ const (
 	CapEnableCapVM        Cap = 98
 	CapSplitIRQChip       Cap = 121
 	CapImmediateExit      Cap = 136
+	CapXSave2             Cap = 208
 	CapPMUCapability      Cap = 212
+	CapPreFaultMemory     Cap = 236
 )
 
 // PMUCapDisable is the argument of CapPMUCapability that gives the guest no
