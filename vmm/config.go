@@ -21,6 +21,11 @@ type Config struct {
 	// or nil. Neither is needed any more once New has returned.
 	Kernel, Initrd *io.SectionReader
 
+	// Snapshot, if set, is what the machine goes on from. Everything else must
+	// describe the machine that was saved; Kernel, Initrd and Cmdline are not
+	// used. The memory file is not needed any more once New has returned.
+	Snapshot *Snapshot
+
 	// Cmdline is appended to DefaultCmdline and the announcements of the
 	// devices, so that it can override both.
 	Cmdline string
@@ -65,8 +70,10 @@ func (c *Config) validate() error {
 	switch {
 	case c.KVM == nil:
 		return errors.New("no KVM device")
-	case c.Kernel == nil:
+	case c.Kernel == nil && c.Snapshot == nil:
 		return errors.New("no kernel")
+	case c.Snapshot != nil && c.Snapshot.Machine.MemoryBytes != c.MemoryBytes:
+		return fmt.Errorf("%d bytes of memory: the snapshot has %d", c.MemoryBytes, c.Snapshot.Machine.MemoryBytes)
 	case c.Log == nil:
 		return errors.New("no logger")
 	case c.MemoryBytes%memoryAlign != 0 || c.MemoryBytes < minMemory || c.MemoryBytes > maxMemory:

@@ -10,22 +10,24 @@ import (
 // CPUID leaves that are changed, and bits in them (Intel SDM volume 2, AMD APM
 // volume 3 appendix E, Documentation/virt/kvm/x86/cpuid.rst).
 const (
-	leafVendor       = 0x0
-	leafFeatures     = 0x1
-	leafCaches       = 0x4
-	leafPMU          = 0xa
-	leafTopology     = 0xb
-	leafSGX          = 0x12
-	leafTopologyV2   = 0x1f
-	leafKVMFeatures  = 0x40000001
-	leafExtFeatures  = 0x80000001
-	leafExtSizes     = 0x80000008
-	leafSVM          = 0x8000000a
-	leafCachesAMD    = 0x8000001d
-	leafTopologyAMD  = 0x8000001e
-	leafSEV          = 0x8000001f
-	leafPMUAMD       = 0x80000022
-	leafTopologyAMD2 = 0x80000026
+	leafVendor           = 0x0
+	leafFeatures         = 0x1
+	leafCaches           = 0x4
+	leafExtendedFeatures = 0x7
+	leafXSave            = 0xd
+	leafPMU              = 0xa
+	leafTopology         = 0xb
+	leafSGX              = 0x12
+	leafTopologyV2       = 0x1f
+	leafKVMFeatures      = 0x40000001
+	leafExtFeatures      = 0x80000001
+	leafExtSizes         = 0x80000008
+	leafSVM              = 0x8000000a
+	leafCachesAMD        = 0x8000001d
+	leafTopologyAMD      = 0x8000001e
+	leafSEV              = 0x8000001f
+	leafPMUAMD           = 0x80000022
+	leafTopologyAMD2     = 0x80000026
 
 	// leaf 1
 	ecxVMX         = 1 << 5

@@ -8,6 +8,7 @@ import (
 
 	"runv.dev/runv/internal/guestmem"
 	"runv.dev/runv/vmm/boot"
+	"runv.dev/runv/vmm/snapshot"
 )
 
 // ram is the guest's memory in this process: one private, lazily backed
@@ -56,6 +57,18 @@ func newRAM(size uint64) (*ram, error) {
 // use a buffer, and must not fault then.
 func (r *ram) release() error {
 	return os.NewSyscallError("madvise guest memory", unix.Madvise(r.data, unix.MADV_DONTNEED))
+}
+
+// mapFile maps part of a file over the memory. The pages belong to all who map
+// it until they are written.
+func (r *ram) mapFile(fd uintptr, at uint64, e snapshot.Extent) error {
+	_, err := unix.MmapPtr(int(fd), int64(at), unsafe.Pointer(&r.data[e.Offset]), uintptr(e.Length),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED|unix.MAP_NORESERVE)
+	if err != nil {
+		return os.NewSyscallError("mmap the memory of a snapshot", err)
+	}
+	_ = unix.Madvise(r.data[e.Offset:e.Offset+e.Length], unix.MADV_DONTDUMP)
+	return nil
 }
 
 // hostAddr is where b begins in this process.

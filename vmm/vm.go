@@ -42,7 +42,11 @@ type VM struct {
 	ram   *ram
 	kvm   *kvm.VM
 	vcpus []*vcpu
+	cpuid []kvm.CPUIDEntry // what all vCPUs have in common
 	bus   bus
+
+	ioapic     *ioapic
+	transports []*mmio.Transport
 
 	closers   []func() error // in order of creation
 	closeOnce sync.Once
@@ -51,8 +55,8 @@ type VM struct {
 	runState
 }
 
-// New makes a virtual machine that is ready to start its kernel. If it fails,
-// nothing is left.
+// New makes a virtual machine that is ready to start its kernel, or to go on
+// from a snapshot. If it fails, nothing is left.
 func New(cfg Config) (*VM, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("virtual machine: %w", err)
@@ -79,6 +83,16 @@ func (vm *VM) build() error {
 		return err
 	}
 	vm.onClose(vm.ram.release)
+	if s := vm.cfg.Snapshot; s != nil {
+		if err := vm.ram.load(&s.Machine.Memory, s.Memory); err != nil {
+			return err
+		}
+		vm.cfg.trace("memory mapped")
+		if err := vm.buildMachine(); err != nil {
+			return err
+		}
+		return vm.restore()
+	}
 	type loaded struct {
 		entry boot.Entry
 		err   error
@@ -188,9 +202,10 @@ func (vm *VM) buildMachine() error {
 			return err
 		}
 	}
-	vm.bus.ioapic = newIOAPIC(pins, vm.kvm.SetGSIRouting, func(err error) {
+	vm.ioapic = newIOAPIC(pins, vm.kvm.SetGSIRouting, func(err error) {
 		vm.stop(Exit{Reason: ExitHostError, VCPU: -1}, err)
 	})
+	vm.bus.ioapic = vm.ioapic
 	vm.cfg.trace("interrupt chip")
 
 	if err := vm.buildVCPUs(supported); err != nil {
@@ -209,7 +224,13 @@ func (vm *VM) buildVCPUs(supported []kvm.CPUIDEntry) error {
 	if err != nil {
 		return err
 	}
-	template := cpuidTemplate(supported, vm.cfg.VCPUs, deadline != 0)
+	vm.cpuid = cpuidTemplate(supported, vm.cfg.VCPUs, deadline != 0)
+	if s := vm.cfg.Snapshot; s != nil {
+		if !sameProcessor(s.Machine.CPUID, vm.cpuid) {
+			return errors.New("the snapshot is of a machine with another processor")
+		}
+		vm.cpuid = s.Machine.CPUID
+	}
 	for id := range vm.cfg.VCPUs {
 		v, err := vm.kvm.CreateVCPU(id)
 		if err != nil {
@@ -221,7 +242,7 @@ func (vm *VM) buildVCPUs(supported []kvm.CPUIDEntry) error {
 		vm.onClose(v.Close)
 		c := &vcpu{vm: vm, id: id, kvm: v}
 		vm.vcpus = append(vm.vcpus, c)
-		if err := c.prepare(template); err != nil {
+		if err := c.prepare(vm.cpuid); err != nil {
 			return fmt.Errorf("vCPU %d: %w", id, err)
 		}
 	}
@@ -249,6 +270,7 @@ func (vm *VM) buildDevices() error {
 			}
 		}
 		vm.bus.devices = append(vm.bus.devices, t)
+		vm.transports = append(vm.transports, t)
 	}
 	return nil
 }

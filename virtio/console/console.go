@@ -74,6 +74,8 @@ type Device struct {
 	size    size // of port 0, in the configuration space
 	control control
 	active  *session
+
+	restored []byte // what the next Activate starts from
 }
 
 // session is what runs between Activate and Reset.
@@ -162,6 +164,8 @@ func (d *Device) Activate(a virtio.Activation) error {
 	d.active = s
 	multiport := a.Features&featureMultiport != 0
 	d.control.reset()
+	restored := d.restored
+	d.restored = nil
 	if multiport {
 		if a.Queues[controlRX].Queue == nil || a.Queues[controlTX].Queue == nil {
 			return errors.New("console: control queues not enabled")
@@ -170,7 +174,12 @@ func (d *Device) Activate(a virtio.Activation) error {
 		s.run("control transmitq", d.serveControl)
 	}
 	for i, p := range d.ports {
-		p.setOpen(!multiport || p.Console)
+		open := !multiport || p.Console
+		if restored != nil {
+			d.control.ports[i].ready = restored[i]&stateReady != 0
+			open = open || restored[i]&stateOpen != 0
+		}
+		p.setOpen(open)
 		rx, tx := queues(i)
 		if a.Queues[tx].Queue != nil {
 			s.run("transmitq", func(s *session) error { return p.transmit(s, a.Queues[tx]) })

@@ -51,7 +51,7 @@ func (a *activation) fail(err error) {
 }
 
 // activate starts the device. The caller holds t.mu.
-func (t *Transport) activate() {
+func (t *Transport) activate() *activation {
 	a := &activation{t: t}
 	va := virtio.Activation{
 		Mem:           t.mem,
@@ -70,6 +70,7 @@ func (t *Transport) activate() {
 	if err := t.dev.Activate(va); err != nil {
 		a.fail(fmt.Errorf("activate: %w", err))
 	}
+	return a
 }
 
 // deactivate stops the device: first its queues and interrupts, so that

@@ -331,14 +331,7 @@ func (t *Transport) writeQueue(offset uint64, v uint32) {
 		}
 		q.size = uint16(v)
 	case QueueReady:
-		ready, err := virtqueue.New(t.mem, virtqueue.Config{
-			Size:     q.size,
-			Desc:     q.desc,
-			Driver:   q.driver,
-			Device:   q.device,
-			EventIdx: t.driverFeatures&FeatureEventIdx != 0,
-			Indirect: t.driverFeatures&FeatureIndirectDesc != 0,
-		})
+		ready, err := virtqueue.New(t.mem, t.queueConfig(q))
 		if err != nil {
 			t.fail(fmt.Errorf("queue %d: %w", t.queueSel, err))
 			return
@@ -356,6 +349,18 @@ func (t *Transport) writeQueue(offset uint64, v uint32) {
 		setLow(&q.device, v)
 	case QueueDeviceHigh:
 		setHigh(&q.device, v)
+	}
+}
+
+// queueConfig is what the driver has set up of a queue.
+func (t *Transport) queueConfig(q *queue) virtqueue.Config {
+	return virtqueue.Config{
+		Size:     q.size,
+		Desc:     q.desc,
+		Driver:   q.driver,
+		Device:   q.device,
+		EventIdx: t.driverFeatures&FeatureEventIdx != 0,
+		Indirect: t.driverFeatures&FeatureIndirectDesc != 0,
 	}
 }
 

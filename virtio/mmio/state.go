@@ -1,0 +1,171 @@
+package mmio
+
+import (
+	"errors"
+	"fmt"
+
+	"runv.dev/runv/virtio"
+	"runv.dev/runv/virtio/virtqueue"
+)
+
+// State is a transport and its device between two accesses of the driver, with
+// nothing under way.
+type State struct {
+	DeviceID   uint32
+	Offered    uint64 // features
+	Accepted   uint64 // features
+	Status     uint32
+	DeviceSel  uint32 // feature word
+	DriverSel  uint32 // feature word
+	QueueSel   uint32
+	Generation uint32
+	Interrupts uint32 // InterruptStatus
+	Queues     []QueueState
+	Device     []byte // of a virtio.Stateful
+}
+
+// QueueState is the set-up of a queue, and where it stands.
+type QueueState struct {
+	Max, Size            uint16
+	Desc, Driver, Device uint64
+	Ready                bool
+	Index                uint16
+}
+
+// Progress appends a number for each queue that is in use. It changes whenever
+// the device takes or uses a chain.
+func (t *Transport) Progress(list []uint32) []uint32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, q := range t.queues {
+		if q.ready != nil {
+			list = append(list, q.ready.Progress())
+		}
+	}
+	return list
+}
+
+// Save ends the device, also if it fails, and says how a transport of an equal
+// device goes on by Restore. The guest must not run, and the device must not be at
+// work.
+func (t *Transport) Save() (*State, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.needsReset() || t.badFeatures {
+		return nil, fmt.Errorf("virtio device %d: closed or broken", t.dev.DeviceID())
+	}
+	s := &State{
+		DeviceID:   t.dev.DeviceID(),
+		Offered:    t.offered,
+		Accepted:   t.driverFeatures,
+		Status:     t.status,
+		DeviceSel:  t.deviceFeaturesSel,
+		DriverSel:  t.driverFeaturesSel,
+		QueueSel:   t.queueSel,
+		Generation: t.generation.Load(),
+		Queues:     make([]QueueState, len(t.queues)),
+	}
+	// From here on the device can neither interrupt nor fail.
+	if a := t.active.Swap(nil); a != nil {
+		s.Interrupts = a.isr.Load()
+		if d, ok := t.dev.(virtio.Stateful); ok {
+			s.Device = d.SaveState()
+		}
+		defer t.dev.Reset()
+	}
+	t.broken = true
+	for i, q := range t.queues {
+		s.Queues[i] = QueueState{
+			Max: q.max, Size: q.size, Desc: q.desc, Driver: q.driver, Device: q.device, Ready: q.ready != nil,
+		}
+		if q.ready == nil {
+			continue
+		}
+		var err error
+		if s.Queues[i].Index, err = q.ready.Save(); err != nil {
+			return nil, fmt.Errorf("virtio device %d: queue %d: %w", s.DeviceID, i, err)
+		}
+	}
+	return s, nil
+}
+
+// Restore puts a new transport into a saved state, before the guest runs. The
+// memory is that of the state.
+func (t *Transport) Restore(s *State) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.restore(s); err != nil {
+		t.reset()
+		return fmt.Errorf("virtio device %d: %w", t.dev.DeviceID(), err)
+	}
+	return nil
+}
+
+func (t *Transport) restore(s *State) error {
+	switch {
+	case t.closed || t.status != 0:
+		return errors.New("restored twice")
+	case s.DeviceID != t.dev.DeviceID() || s.Offered != t.offered || len(s.Queues) != len(t.queues):
+		return fmt.Errorf("the state is of another device: type %d, features %#x, %d queues", s.DeviceID, s.Offered, len(s.Queues))
+	case !knownStatus(s.Status):
+		return fmt.Errorf("status %#x", s.Status)
+	case s.Interrupts&^(InterruptUsedBuffer|InterruptConfigChange) != 0:
+		return fmt.Errorf("interrupt status %#x", s.Interrupts)
+	}
+	t.driverFeatures = s.Accepted
+	if s.Status&StatusFeaturesOK != 0 {
+		if err := t.checkFeatures(); err != nil {
+			return err
+		}
+	}
+	t.deviceFeaturesSel, t.driverFeaturesSel, t.queueSel = s.DeviceSel, s.DriverSel, s.QueueSel
+	t.generation.Store(s.Generation)
+	for i, from := range s.Queues {
+		q := &t.queues[i]
+		if from.Max != q.max || from.Size == 0 || from.Size > q.max {
+			return fmt.Errorf("queue %d: %d of %d entries", i, from.Size, from.Max)
+		}
+		q.size, q.desc, q.driver, q.device = from.Size, from.Desc, from.Driver, from.Device
+		if !from.Ready {
+			continue
+		}
+		if s.Status&StatusFeaturesOK == 0 {
+			return fmt.Errorf("queue %d: ready before the features", i)
+		}
+		ready, err := virtqueue.New(t.mem, t.queueConfig(q))
+		if err != nil {
+			return fmt.Errorf("queue %d: %w", i, err)
+		}
+		ready.Resume(from.Index)
+		q.ready = ready
+	}
+	t.status = s.Status
+	if s.Status&StatusDriverOK == 0 {
+		return nil
+	}
+	if d, ok := t.dev.(virtio.Stateful); ok {
+		if err := d.RestoreState(s.Device); err != nil {
+			return err
+		}
+	}
+	a := t.activate()
+	a.isr.Or(s.Interrupts)
+	if a.failed.Load() {
+		return errors.New("the device does not start")
+	}
+	return nil
+}
+
+// knownStatus tells whether a driver that does nothing wrong can have set this
+// status.
+func knownStatus(status uint32) bool {
+	if status == 0 {
+		return true
+	}
+	for _, t := range transitions {
+		if t.to == status {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,197 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"runv.dev/runv/vmm/kvm"
+	"runv.dev/runv/vmm/snapshot"
+)
+
+// Snapshot is a stored machine and its memory.
+type Snapshot struct {
+	Machine *snapshot.Machine
+	Memory  MemoryFile
+}
+
+// idleTimeout bounds how long Save waits for devices to answer what the guest
+// has asked. They are taken for idle when they do nothing for idlePause.
+const (
+	idleTimeout = 10 * time.Second
+	idlePause   = 50 * time.Millisecond
+)
+
+// Save describes the paused machine, and writes the parts of its memory that
+// are not zero to memory, one after another. The machine is of no more use
+// then, whether Save fails or not: its devices are stopped.
+func (vm *VM) Save(memory io.Writer) (*snapshot.Machine, error) {
+	if err := vm.standsStill(); err != nil {
+		return nil, err
+	}
+	m, err := vm.save(memory)
+	if err != nil {
+		return nil, fmt.Errorf("save the virtual machine: %w", err)
+	}
+	return m, nil
+}
+
+func (vm *VM) standsStill() error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.phase != phasePaused || vm.parked < vm.live {
+		return errors.New("save the virtual machine: it is not paused")
+	}
+	return nil
+}
+
+func (vm *VM) save(memory io.Writer) (*snapshot.Machine, error) {
+	if err := vm.waitIdle(); err != nil {
+		return nil, err
+	}
+	m := &snapshot.Machine{MemoryBytes: vm.cfg.MemoryBytes, CPUID: vm.cpuid}
+	for _, t := range vm.transports {
+		s, err := t.Save()
+		if err != nil {
+			return nil, err
+		}
+		m.Devices = append(m.Devices, *s)
+	}
+	sys := kvm.NewSystem(vm.cfg.KVM)
+	msrs, err := sys.MSRIndexList()
+	if err != nil {
+		return nil, err
+	}
+	xsave, err := vm.kvm.CheckExtension(kvm.CapXSave2)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range vm.vcpus {
+		s, err := c.kvm.State(xsave, msrs)
+		if err != nil {
+			return nil, fmt.Errorf("vCPU %d: %w", c.id, err)
+		}
+		m.VCPUs = append(m.VCPUs, *s)
+	}
+	if m.Clock, err = vm.kvm.Clock(); err != nil {
+		return nil, err
+	}
+	m.IOAPIC = vm.ioapic.save()
+	m.Memory.Extents, err = vm.ram.save(memory)
+	return m, err
+}
+
+// waitIdle waits until the devices have done what the guest has asked: until
+// none of their queues moves any more.
+func (vm *VM) waitIdle() error {
+	var last []uint32
+	for deadline := time.Now().Add(idleTimeout); time.Now().Before(deadline); {
+		now := []uint32{}
+		for _, t := range vm.transports {
+			now = t.Progress(now)
+		}
+		if last != nil && slices.Equal(now, last) {
+			return nil
+		}
+		last = now
+		time.Sleep(idlePause)
+	}
+	return fmt.Errorf("the devices are still at work after %v", idleTimeout)
+}
+
+// restore puts a machine that was just built into the state of the snapshot.
+// The vCPUs come before the clock, which they use, and both before the devices,
+// which may interrupt.
+func (vm *VM) restore() error {
+	m := vm.cfg.Snapshot.Machine
+	if len(m.VCPUs) != len(vm.vcpus) || len(m.Devices) != len(vm.transports) {
+		return fmt.Errorf("the snapshot is of a machine with %d vCPUs and %d devices, not %d and %d",
+			len(m.VCPUs), len(m.Devices), len(vm.vcpus), len(vm.transports))
+	}
+	for i, c := range vm.vcpus {
+		if err := c.kvm.SetState(&m.VCPUs[i]); err != nil {
+			return fmt.Errorf("vCPU %d: %w", i, err)
+		}
+	}
+	if err := vm.kvm.SetClock(m.Clock); err != nil {
+		return err
+	}
+	if err := vm.ioapic.restore(m.IOAPIC); err != nil {
+		return err
+	}
+	for i, t := range vm.transports {
+		if err := t.Restore(&m.Devices[i]); err != nil {
+			return err
+		}
+	}
+	for _, c := range vm.vcpus {
+		c.resumed()
+	}
+	vm.cfg.trace("restored")
+	return nil
+}
+
+// featureLeaves are the CPUID leaves by which software decides what it uses. A
+// processor of a mixed host may differ in others.
+var featureLeaves = map[uint32]bool{
+	leafVendor: true, leafFeatures: true, leafExtendedFeatures: true, leafXSave: true,
+	leafKVMFeatures: true, leafExtFeatures: true,
+}
+
+// sameProcessor tells whether software that has looked at the leaves a can run
+// where they are b.
+func sameProcessor(a, b []kvm.CPUIDEntry) bool {
+	type key struct{ function, index uint32 }
+	features := func(list []kvm.CPUIDEntry) map[key][3]uint32 {
+		m := make(map[key][3]uint32)
+		for _, e := range list {
+			if !featureLeaves[e.Function] {
+				continue
+			}
+			v := [3]uint32{e.EAX, e.ECX, e.EDX}
+			if e.Function == leafExtendedFeatures {
+				v[0] ^= e.EBX
+			}
+			m[key{e.Function, e.Index}] = v
+		}
+		return m
+	}
+	x, y := features(a), features(b)
+	if len(x) != len(y) {
+		return false
+	}
+	for k, v := range x {
+		if y[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// save is the state of the controller.
+func (a *ioapic) save() snapshot.IOAPIC {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return snapshot.IOAPIC{Selected: a.selected, ID: a.id, Redirection: append([]uint64(nil), a.redir[:a.pins]...)}
+}
+
+// restore puts a new controller into a saved state.
+func (a *ioapic) restore(s snapshot.IOAPIC) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(s.Redirection) != a.pins {
+		return fmt.Errorf("the snapshot is of an IOAPIC with %d pins, not %d", len(s.Redirection), a.pins)
+	}
+	a.selected, a.id = s.Selected, s.ID&ioapicIDMask
+	for i, e := range s.Redirection {
+		a.redir[i] = e & redirWritable
+	}
+	var failure error
+	fail := a.fail
+	a.fail = func(err error) { failure = err }
+	a.update()
+	a.fail = fail
+	return failure
+}
