@@ -13,6 +13,7 @@ import (
 
 	"runv.dev/runv/internal/container"
 	"runv.dev/runv/internal/logging"
+	"runv.dev/runv/internal/template"
 )
 
 // globals are the flags before the verb, and what follows from them.
@@ -21,6 +22,7 @@ type globals struct {
 	debug, systemdCgroup     bool
 	rootless                 string
 	kernel, initrd           string
+	templates                string // a directory; templatesOff: none
 
 	log     *slog.Logger
 	logFile *os.File // nil: no --log
@@ -44,6 +46,7 @@ func (g *globals) flags() []cli.Flag {
 		&cli.StringFlag{Name: "rootless", Value: "auto", Usage: "without root privileges: true (not supported: refused), false or auto", Destination: &g.rootless},
 		&cli.StringFlag{Name: "kernel", Usage: "boot the uncompressed vmlinux `FILE` instead of the kernel inside this binary", Destination: &g.kernel},
 		&cli.StringFlag{Name: "initrd", Usage: "boot with the initrd `FILE` instead of the one inside this binary", Destination: &g.initrd},
+		&cli.StringFlag{Name: "templates", Value: template.DefaultDir, Usage: "`DIRECTORY` for prepared VMs to start from; off: boot every VM", Destination: &g.templates},
 	}
 }
 
@@ -65,8 +68,8 @@ func (g *globals) before(*cli.Context) error {
 		g.logFile, w = f, f
 	}
 	g.log = logging.New(w, g.logFormat == "json", level)
-	for _, file := range []*string{&g.kernel, &g.initrd, &g.root} {
-		if *file == "" {
+	for _, file := range []*string{&g.kernel, &g.initrd, &g.root, &g.templates} {
+		if *file == "" || file == &g.templates && *file == templatesOff {
 			continue
 		}
 		path, err := filepath.Abs(*file)

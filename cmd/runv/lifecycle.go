@@ -14,7 +14,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"runv.dev/runv/internal/assets"
 	"runv.dev/runv/internal/attach"
 	"runv.dev/runv/internal/container"
 	"runv.dev/runv/internal/hooks"
@@ -122,13 +121,6 @@ func (g *globals) create(o createOptions) (_ *creation, err error) {
 	}
 	if err := sandbox.CheckNetwork(plan); err != nil {
 		return nil, err
-	}
-	if g.kernel == "" || g.initrd == "" {
-		guest, err := assets.Open()
-		if err != nil {
-			return nil, err
-		}
-		guest.Close()
 	}
 	kvm, err := openKVM()
 	if err != nil {
@@ -280,12 +272,13 @@ func (cr *creation) bootstrap() error {
 		return err
 	}
 	stop := forward(cr.signals, cr.process)
-	err = cr.process.Create(&sandbox.Bootstrap{
+	cold, err := cr.process.Create(&sandbox.Bootstrap{
 		ID:           cr.opts.id,
 		Plan:         cr.plan,
 		State:        cr.container.State.As(specs.StateCreating),
 		Kernel:       cr.g.kernel,
 		Initrd:       cr.g.initrd,
+		Templates:    cr.g.templateDir(cr.plan),
 		HostNetworks: networks,
 		Debug:        cr.g.debug,
 		LogJSON:      cr.g.logFormat == "json",
@@ -293,6 +286,9 @@ func (cr *creation) bootstrap() error {
 	stop()
 	if err != nil {
 		return cr.explain(err)
+	}
+	if cold != nil {
+		cr.g.coldBooted(cold, cr.plan.Machine)
 	}
 	cr.container.State.Status = specs.StateCreated
 	if err := cr.container.Save(); err != nil {

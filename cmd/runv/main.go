@@ -90,7 +90,7 @@ func commands(g *globals) []*cli.Command {
 	list := []*cli.Command{
 		runCommand(g), createCommand(g), startCommand(g), execCommand(g), stateCommand(g), killCommand(g), psCommand(g), deleteCommand(g),
 		pauseCommand(g), resumeCommand(g), updateCommand(g), eventsCommand(g),
-		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g),
+		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g), templateCommand(g),
 	}
 	for _, command := range list {
 		command.OnUsageError = usageError

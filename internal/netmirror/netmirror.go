@@ -54,6 +54,17 @@ func Open(log *slog.Logger) (*Mirror, error) {
 	return &Mirror{query: query, events: events, sysctls: readSysctls(), log: log}, nil
 }
 
+// Descriptors are those of its sockets.
+func (m *Mirror) Descriptors() ([]int, error) {
+	var list []int
+	for _, s := range []*socket{m.query, m.events} {
+		if err := s.raw.Control(func(fd uintptr) { list = append(list, int(fd)) }); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
 // Close ends a Follow too.
 func (m *Mirror) Close() error { return errors.Join(m.query.Close(), m.events.Close()) }
 

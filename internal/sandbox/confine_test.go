@@ -19,7 +19,7 @@ func TestConfine(t *testing.T) {
 	b := bootstrap()
 	score := 321
 	b.Plan.Spec.Process.OOMScoreAdj = &score
-	if err := p.Create(b); err != nil {
+	if _, err := p.Create(b); err != nil {
 		t.Fatalf("%v: %s", err, log())
 	}
 	want := uint64(0)

@@ -32,8 +32,19 @@ type Bootstrap struct {
 	// function of that name.
 	HostNetworks []string
 
+	// Templates is the directory of the templates; empty: boot.
+	Templates string
+
 	Debug   bool
 	LogJSON bool
+}
+
+// ColdBoot says why the guest was booted though there might have been a
+// template.
+type ColdBoot struct {
+	Reason string
+	// Refused: there is a template, but no machine could be made of it.
+	Refused bool `json:",omitempty"`
 }
 
 // Kinds of messages.
@@ -49,6 +60,7 @@ const (
 type message struct {
 	Kind      string     `json:"kind"`
 	Bootstrap *Bootstrap `json:"bootstrap,omitempty"`
+	Cold      *ColdBoot  `json:"cold,omitempty"` // of created
 	// Of failed: the reason and the runtime's exit status.
 	Error  string `json:"error,omitempty"`
 	Status int    `json:"status,omitempty"`
@@ -128,8 +140,11 @@ func (s *Sync) Abandoned(start func()) {
 	}
 }
 
-// Created reports that the container is created.
-func (s *Sync) Created() error { return writeMessage(s.conn, &message{Kind: kindCreated}) }
+// Created reports that the container is created, and if its guest was booted,
+// why.
+func (s *Sync) Created(cold *ColdBoot) error {
+	return writeMessage(s.conn, &message{Kind: kindCreated, Cold: cold})
+}
 
 // Started reports that the container's process runs.
 func (s *Sync) Started() error { return writeMessage(s.conn, &message{Kind: kindStarted}) }
@@ -144,19 +159,19 @@ func (s *Sync) Failed(err error, status int) error {
 func (s *Sync) Close() error { return s.conn.Close() }
 
 // expect reads the answer of the VM process.
-func expect(r io.Reader, kind string) error {
+func expect(r io.Reader, kind string) (*message, error) {
 	m, err := readMessage(r)
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return errDied
+		return nil, errDied
 	case err != nil:
-		return err
+		return nil, err
 	case m.Kind == kindFailed:
-		return &Failure{Reason: m.Error, Status: m.Status}
+		return nil, &Failure{Reason: m.Error, Status: m.Status}
 	case m.Kind != kind:
-		return fmt.Errorf("the VM process answered %q instead of %q", m.Kind, kind)
+		return nil, fmt.Errorf("the VM process answered %q instead of %q", m.Kind, kind)
 	}
-	return nil
+	return m, nil
 }
 
 var errDied = errors.New("the VM process died")

@@ -13,7 +13,8 @@ func TestHostNetworks(t *testing.T) {
 	target, _ := launch(t, "ok", func(o *Options) {
 		o.Namespaces = []spec.Namespace{{Type: specs.NetworkNamespace}}
 	})
-	must(t, target.Create(bootstrap()))
+	_, err := target.Create(bootstrap())
+	must(t, err)
 	for _, c := range []struct {
 		name string
 		list []spec.Namespace
@@ -31,7 +32,8 @@ func TestHostNetworks(t *testing.T) {
 			p, log := launch(t, "network", func(o *Options) { o.Namespaces = c.list })
 			b := bootstrap()
 			b.HostNetworks = networks
-			must(t, p.Create(b))
+			_, err = p.Create(b)
+			must(t, err)
 			if got, want := log(), fmt.Sprintf("host %v <nil>\n", c.want); got != want {
 				t.Errorf("the VM process says %q, want %q", got, want)
 			}

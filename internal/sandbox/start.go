@@ -187,15 +187,20 @@ func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (*
 }
 
 // Create tells the VM process what to become and waits until the container is
-// created. A *Failure is the VM process's own report.
-func (p *Process) Create(b *Bootstrap) error {
+// created. It tells why the guest was booted, nil if it was not. A *Failure is
+// the VM process's own report.
+func (p *Process) Create(b *Bootstrap) (*ColdBoot, error) {
 	if err := writeMessage(p.conn, &message{Kind: kindBootstrap, Bootstrap: b}); err != nil {
 		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
-			return errDied
+			return nil, errDied
 		}
-		return fmt.Errorf("talk to the VM process: %w", err)
+		return nil, fmt.Errorf("talk to the VM process: %w", err)
 	}
-	return expect(p.conn, kindCreated)
+	m, err := expect(p.conn, kindCreated)
+	if err != nil {
+		return nil, err
+	}
+	return m.Cold, nil
 }
 
 // Run starts the created container.
@@ -203,7 +208,8 @@ func (p *Process) Run() error {
 	if err := writeMessage(p.conn, &message{Kind: kindStart}); err != nil {
 		return errDied
 	}
-	return expect(p.conn, kindStarted)
+	_, err := expect(p.conn, kindStarted)
+	return err
 }
 
 // Release closes the sync socket. The VM process goes on if the container was

@@ -98,11 +98,17 @@ func child(name string) int {
 		score, _ := os.ReadFile("/proc/self/oom_score_adj")
 		fmt.Fprintf(log, "score %s", score)
 	}
-	s.Created()
+	s.Created(nil)
 	<-start
 	s.Started()
 	<-abandoned
 	return 42
+}
+
+func mustCreate(t *testing.T, p *Process) {
+	t.Helper()
+	_, err := p.Create(bootstrap())
+	must(t, err)
 }
 
 func unixGetsid() int {
@@ -155,7 +161,7 @@ func exitOf(t *testing.T, p *Process) int {
 
 func TestStartStepByStep(t *testing.T) {
 	p, _ := launch(t, "ok", nil)
-	must(t, p.Create(bootstrap()))
+	mustCreate(t, p)
 	must(t, p.Run())
 	must(t, p.Release())
 	if code := exitOf(t, p); code != 42 {
@@ -165,18 +171,18 @@ func TestStartStepByStep(t *testing.T) {
 
 func TestStartWithoutLog(t *testing.T) {
 	p, _ := launch(t, "nolog", func(o *Options) { o.Log = nil })
-	must(t, p.Create(bootstrap()))
+	mustCreate(t, p)
 }
 
 func TestStartFailures(t *testing.T) {
 	p, _ := launch(t, "fails", nil)
-	err := p.Create(bootstrap())
+	_, err := p.Create(bootstrap())
 	var failure *Failure
 	if !errors.As(err, &failure) || failure.Reason != "no luck" || failure.Status != 127 {
 		t.Errorf("a reported failure: %v", err)
 	}
 	p, _ = launch(t, "dies", nil)
-	if err := p.Create(bootstrap()); !errors.Is(err, errDied) {
+	if _, err := p.Create(bootstrap()); !errors.Is(err, errDied) {
 		t.Errorf("a dead VM process: %v", err)
 	}
 
@@ -204,7 +210,7 @@ func TestNamespacesAndDescriptors(t *testing.T) {
 	target, _ := launch(t, "ok", func(o *Options) {
 		o.Namespaces = []spec.Namespace{{Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.PIDNamespace}}
 	})
-	must(t, target.Create(bootstrap()))
+	mustCreate(t, target)
 	targetNS := func(name string) string { return fmt.Sprintf("/proc/%d/ns/%s", target.Pid, name) }
 	link := func(path string) string {
 		s, err := os.Readlink(path)
@@ -220,7 +226,7 @@ func TestNamespacesAndDescriptors(t *testing.T) {
 			{Type: specs.IPCNamespace},
 		}
 	})
-	must(t, p.Create(bootstrap()))
+	mustCreate(t, p)
 	got := log()
 	for _, want := range []string{
 		"session true",
@@ -270,7 +276,7 @@ func TestCgroup(t *testing.T) {
 	must(t, err)
 	defer c.Close()
 	p, log := launch(t, "inspect", func(o *Options) { o.Cgroup = c })
-	must(t, p.Create(bootstrap()))
+	mustCreate(t, p)
 	if !strings.Contains(log(), "deeper ") {
 		t.Errorf("the VM process is not in its cgroup:\n%s", log())
 	}

@@ -35,6 +35,7 @@ type Plan struct {
 	Cgroup     Cgroup
 	Machine    Machine
 	Network    Network
+	NoTemplate bool // boot the VM
 
 	Terminal bool
 

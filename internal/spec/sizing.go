@@ -16,6 +16,8 @@ const AnnotationPrefix = "run.oci.runv."
 const (
 	AnnotationVCPUs  = AnnotationPrefix + "vcpus"  // a number
 	AnnotationMemory = AnnotationPrefix + "memory" // guest RAM: bytes, or with a suffix K, M, G, Ki, Mi, Gi, KiB …
+	// AnnotationTemplate is "off" for a VM that boots, and "on" otherwise.
+	AnnotationTemplate = AnnotationPrefix + "template"
 )
 
 // Sizes of a VM.
@@ -58,13 +60,18 @@ func (p *planner) annotations() {
 				continue
 			}
 			p.setMemory(at, n)
+		case AnnotationTemplate:
+			if value != "on" && value != "off" {
+				p.refuse(at, "%q is neither on nor off", value)
+			}
+			p.plan.NoTemplate = value == "off"
 		default:
 			known, err := p.network(name, value)
 			if err != nil {
 				p.refuse(at, "%v", err)
 			}
 			if !known {
-				p.refuse(at, "unknown annotation: there are %s, %s, %s, %s, %s and %s", AnnotationVCPUs, AnnotationMemory,
+				p.refuse(at, "unknown annotation: there are %s, %s, %s, %s, %s, %s and %s", AnnotationVCPUs, AnnotationMemory, AnnotationTemplate,
 					AnnotationLoopback, AnnotationLinkLocal, AnnotationAllow, AnnotationDeny)
 			}
 		}

@@ -4,13 +4,14 @@ import (
 	"slices"
 
 	"runv.dev/runv/internal/cage"
+	"runv.dev/runv/internal/netmirror"
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/virtio/fs"
 )
 
 // confine enters the root and closes the cage. Nothing of the guest has been
 // executed yet.
-func (p *process) confine(root *sandbox.Root, share *fs.Device, lacks []string) error {
+func (p *process) confine(root *sandbox.Root, share *fs.Device, mirror *netmirror.Mirror, lacks []string) error {
 	plan := p.boot.Plan
 	keep, err := p.in.Descriptors()
 	if err != nil {
@@ -18,6 +19,13 @@ func (p *process) confine(root *sandbox.Root, share *fs.Device, lacks []string) 
 	}
 	for _, fd := range share.Descriptors() {
 		keep[fd] = "share"
+	}
+	rtnetlink, err := mirror.Descriptors()
+	if err != nil {
+		return err
+	}
+	for _, fd := range rtnetlink {
+		keep[fd] = "rtnetlink"
 	}
 	keep[int(root.Dir.Fd())] = "root"
 	replaced, err := cage.Seal(keep)

@@ -48,6 +48,31 @@ type machine struct {
 	// guest ends when the machine has stopped; its cause is the reason.
 	guest context.Context
 	stop  context.CancelCauseFunc
+
+	// cloned: the guest's agent waits since long before this process began.
+	cloned bool
+}
+
+// newMachine makes a machine that does not run yet, and its devices. The
+// devices are the same for a template and for its clones.
+func (p *process) newMachine(share virtio.Device) (*machine, []virtio.Device) {
+	m := &machine{
+		process: p,
+		vsock: vsock.New(vsock.Options{
+			CID: guestCID, MaxConns: maxConns, MaxBuffer: maxBuffer, Log: p.log.With("device", "vsock"),
+		}),
+	}
+	m.guest, m.stop = context.WithCancelCause(context.Background())
+	agentLog := &lineLogger{log: p.log, level: slog.LevelDebug}
+	return m, []virtio.Device{
+		console.New(
+			console.Port{Console: true, Out: p.console},
+			console.Port{Name: protocol.LogPort, Out: agentLog},
+		),
+		share,
+		m.vsock,
+		rng.New(rand.Reader),
+	}
 }
 
 // assemble builds the machine and the cage around it, and starts the guest. ctx
@@ -57,12 +82,13 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	if err := cage.Limit(plan.Machine.VCPUs, plan.Spec.Process.OOMScoreAdj); err != nil {
 		return nil, err
 	}
-	guest, err := p.openAssets()
+	p.trace("bootstrapped")
+	// Before the root is entered, from where nothing of this is to be seen.
+	source, err := p.openSource()
 	if err != nil {
 		return nil, err
 	}
-	defer guest.Close()
-	p.trace("bootstrapped")
+	defer source.Close()
 	root, err := sandbox.Compose(plan)
 	if err != nil {
 		return nil, err
@@ -96,35 +122,13 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{
-		process: p,
-		mirror:  mirror,
-		vsock: vsock.New(vsock.Options{
-			CID: guestCID, MaxConns: maxConns, MaxBuffer: maxBuffer, Log: p.log.With("device", "vsock"),
-		}),
-	}
-	m.guest, m.stop = context.WithCancelCause(context.Background())
-	agentLog := &lineLogger{log: p.log, level: slog.LevelDebug}
-	devices := []virtio.Device{
-		console.New(
-			console.Port{Console: true, Out: p.console},
-			console.Port{Name: protocol.LogPort, Out: agentLog},
-		),
-		share,
-		m.vsock,
-		rng.New(rand.Reader),
-	}
-	// The agent reports as soon as it can, so the host listens before.
-	if m.hello, err = m.vsock.Listen(protocol.HelloPort); err != nil {
-		return nil, err
-	}
+	m, devices := p.newMachine(share)
+	m.mirror = mirror
 	if err := m.impersonate(); err != nil {
 		return nil, err
 	}
-	vm, err := vmm.New(vmm.Config{
+	vm, err := source.make(m, vmm.Config{
 		KVM:         p.in.KVM,
-		Kernel:      guest.Kernel(),
-		Initrd:      guest.Initrd(),
 		MemoryBytes: plan.Machine.MemoryBytes,
 		VCPUs:       plan.Machine.VCPUs,
 		Devices:     devices,
@@ -138,10 +142,10 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 	p.trace("machine made")
-	if err := errors.Join(guest.Close(), proc.Close()); err != nil {
+	if err := errors.Join(source.Close(), proc.Close()); err != nil {
 		return nil, err
 	}
-	if err := p.confine(root, share, lacks); err != nil {
+	if err := p.confine(root, share, mirror, lacks); err != nil {
 		return nil, err
 	}
 	go m.serve()
@@ -149,16 +153,17 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	return m, nil
 }
 
-func (p *process) openAssets() (*assets.Assets, error) {
+// openAssets opens the kernel and the initrd, or what replaces them.
+func openAssets(kernel, initrd string) (*assets.Assets, error) {
 	guest, err := assets.Open()
 	if err != nil {
 		return nil, err
 	}
-	if p.boot.Kernel != "" {
-		err = guest.ReplaceKernel(p.boot.Kernel)
+	if kernel != "" {
+		err = guest.ReplaceKernel(kernel)
 	}
-	if err == nil && p.boot.Initrd != "" {
-		err = guest.ReplaceInitrd(p.boot.Initrd)
+	if err == nil && initrd != "" {
+		err = guest.ReplaceInitrd(initrd)
 	}
 	if err != nil {
 		guest.Close()
@@ -188,6 +193,9 @@ func (m *machine) serve() {
 
 // waitReady waits for the agent's hello.
 func (m *machine) waitReady(ctx context.Context) error {
+	if m.cloned {
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { m.hello.Close() })
 	defer stop()
 	conn, err := m.hello.Accept()

@@ -7,6 +7,7 @@ package vmprocess
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ type process struct {
 	log     *slog.Logger
 	console *ring
 	begun   time.Time
+
+	// cold is why the guest was booted where a template was wanted.
+	cold *sandbox.ColdBoot
 }
 
 // Main runs the VM process and has its exit status.
@@ -109,7 +113,7 @@ func (p *process) run(signals <-chan os.Signal) int {
 	if err != nil {
 		return p.failed(err)
 	}
-	if err := p.in.Sync.Created(); err != nil {
+	if err := p.in.Sync.Created(p.cold); err != nil {
 		// Nobody knows of this container.
 		return StatusRuntime
 	}
@@ -211,6 +215,11 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 		return nil, err
 	}
 	p.trace("agent ready")
+	clone := &client.Clone{Time: time.Now()}
+	if m.cloned {
+		clone.Entropy = make([]byte, cloneEntropy)
+		rand.Read(clone.Entropy)
+	}
 	spec, err := p.guestSpec()
 	if err != nil {
 		return nil, err
@@ -238,8 +247,8 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 		Spec:      spec,
 		RootfsTag: rootTag,
 		Stdio:     c.init.Streams(),
-		Clone:     &client.Clone{Time: time.Now()},
 		Network:   network,
+		Clone:     clone,
 	})
 	if err = errors.Join(err, <-opened); err != nil {
 		return nil, errors.Join(err, agent.Close())
@@ -249,6 +258,10 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 	c.init.Start()
 	return c, nil
 }
+
+// cloneEntropy is how many random bytes a clone gets before anything runs in it:
+// as many as its kernel's generator holds.
+const cloneEntropy = 64
 
 // wait waits for the container's end and has its exit status.
 func (c *container) wait(signals <-chan os.Signal) int {

@@ -148,6 +148,14 @@ func (d *Device) ReadConfig(offset uint64, p []byte) {
 	}
 }
 
+// Connections is how many connections there are, those included that are being
+// closed.
+func (d *Device) Connections() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.slots
+}
+
 // WriteConfig implements virtio.Device; nothing is writable.
 func (d *Device) WriteConfig(uint64, []byte) {}
 

@@ -12,6 +12,7 @@ import (
 // length, 32 bits.
 
 func (m *Machine) encode(w *writer) {
+	w.blob(m.Label)
 	w.u64(m.MemoryBytes)
 	w.u64(m.Clock)
 	w.u32(uint32(len(m.CPUID)))
@@ -44,6 +45,7 @@ func (m *Machine) encode(w *writer) {
 }
 
 func (m *Machine) decode(r *reader) {
+	m.Label = r.blob("label", maxBlob)
 	m.MemoryBytes = r.u64()
 	m.Clock = r.u64()
 	m.CPUID = make([]kvm.CPUIDEntry, r.count("CPUID leaves", maxCPUID))

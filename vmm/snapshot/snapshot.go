@@ -23,6 +23,7 @@ const Version = 1
 
 // Machine is a virtual machine.
 type Machine struct {
+	Label       []byte // the owner's; compared, not interpreted
 	MemoryBytes uint64
 	Clock       uint64 // kvm-clock, in nanoseconds
 	CPUID       []kvm.CPUIDEntry

@@ -12,6 +12,7 @@ import (
 
 func example() *Machine {
 	m := &Machine{
+		Label:       []byte("label"),
 		MemoryBytes: 64 << 20,
 		Clock:       123456789,
 		CPUID:       []kvm.CPUIDEntry{{Function: 1, Index: 2, Flags: 3, EAX: 4, EBX: 5, ECX: 6, EDX: 7}},

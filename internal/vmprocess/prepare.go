@@ -1,0 +1,123 @@
+package vmprocess
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/agent/client"
+	"runv.dev/runv/internal/template"
+	"runv.dev/runv/virtio/fs"
+	"runv.dev/runv/vmm"
+	"runv.dev/runv/vmm/snapshot"
+)
+
+// settleTime is what a guest gets to finish what nobody waits for, after its
+// agent has said that it is ready: the kernel's own threads, closed connections.
+const settleTime = 100 * time.Millisecond
+
+// Prepare boots a guest of a shape in this process, waits until its agent has
+// nothing left to do, and saves it: the memory to a file, and the rest as the
+// result. There has been no container in it, no mount and no connection, and
+// there is nothing of the host in it.
+func Prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template.Shape, memory *os.File) (*snapshot.Machine, error) {
+	guest, err := openAssets(shape.Kernel, shape.Initrd)
+	if err != nil {
+		return nil, err
+	}
+	defer guest.Close()
+	share, err := emptyShare(log)
+	if err != nil {
+		return nil, err
+	}
+	defer share.Close()
+	p := &process{log: log, console: &ring{max: 64 << 10}, begun: time.Now()}
+	m, devices := p.newMachine(share)
+	vm, err := m.boot(guest, vmm.Config{
+		KVM:         kvm,
+		MemoryBytes: shape.MemoryBytes,
+		VCPUs:       shape.VCPUs,
+		Devices:     devices,
+		Log:         log,
+		Trace:       p.trace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer vm.Close()
+	go m.run(vm)
+	ctx, cancel := context.WithTimeoutCause(ctx, agentTimeout,
+		fmt.Errorf("the guest was not ready within %v", agentTimeout))
+	defer cancel()
+	stop := context.AfterFunc(m.guest, cancel)
+	defer stop()
+	if err := m.settle(ctx); err != nil {
+		return nil, p.whyNot(ctx, m, err)
+	}
+	p.trace("agent ready")
+	if err := vm.Pause(); err != nil {
+		return nil, p.whyNot(ctx, m, err)
+	}
+	machine, err := vm.Save(memory)
+	p.trace("saved")
+	return machine, err
+}
+
+// whyNot finds the reason behind an error: the guest's end, or the time.
+func (p *process) whyNot(ctx context.Context, m *machine, err error) error {
+	if cause := context.Cause(m.guest); cause != nil {
+		return cause
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	return fmt.Errorf("%w%s", err, p.lastLines())
+}
+
+// settle waits until the agent is ready, and then until the guest has nothing
+// left to do.
+func (m *machine) settle(ctx context.Context) error {
+	if err := m.waitReady(ctx); err != nil {
+		return err
+	}
+	agent, err := client.New(ctx, m.dial)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(agent.Ready(ctx), agent.Close()); err != nil {
+		return err
+	}
+	for m.vsock.Connections() > 0 {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(settleTime / 10):
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(settleTime):
+	}
+	return nil
+}
+
+// emptyShare is the share of a guest that mounts none.
+func emptyShare(log *slog.Logger) (*fs.Device, error) {
+	dir, err := os.MkdirTemp("", "runv-template-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir)
+	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return fs.New(fs.Options{Tag: rootTag, Root: root, ReadOnly: true, Log: log})
+}
