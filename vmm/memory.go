@@ -35,10 +35,7 @@ func (r *ram) save(w io.Writer) ([]snapshot.Extent, error) {
 	if err != nil {
 		return nil, err
 	}
-	extents := merge(runs, minGap*pageSize)
-	for gap := uint64(2 * minGap); len(extents) > mostExtents; gap *= 2 {
-		extents = merge(runs, gap*pageSize)
-	}
+	extents := mergeTo(runs, minGap*pageSize, mostExtents)
 	for _, e := range extents {
 		if _, err := w.Write(r.data[e.Offset : e.Offset+e.Length]); err != nil {
 			return nil, err
@@ -47,12 +44,13 @@ func (r *ram) save(w io.Writer) ([]snapshot.Extent, error) {
 	return extents, nil
 }
 
-// merge joins the runs with less than gap bytes between them.
+// merge joins the runs, which are in order and may overlap, with less than gap
+// bytes between them.
 func merge(runs []snapshot.Extent, gap uint64) []snapshot.Extent {
 	var out []snapshot.Extent
 	for _, run := range runs {
-		if n := len(out); n > 0 && run.Offset-out[n-1].Offset-out[n-1].Length < gap {
-			out[n-1].Length = run.Offset + run.Length - out[n-1].Offset
+		if n := len(out); n > 0 && run.Offset < out[n-1].Offset+out[n-1].Length+gap {
+			out[n-1].Length = max(out[n-1].Length, run.Offset+run.Length-out[n-1].Offset)
 			continue
 		}
 		out = append(out, run)
@@ -64,45 +62,95 @@ func merge(runs []snapshot.Extent, gap uint64) []snapshot.Extent {
 const (
 	pagemapPresent = 1 << 63
 	pagemapSwapped = 1 << 62
+	pagemapFile    = 1 << 61
 )
 
-// used lists the runs of pages that are not zero. Pages that were never touched
-// are not looked at, which would take memory for them.
-func (r *ram) used() ([]snapshot.Extent, error) {
+// pages calls visit for every page that was touched, with its offset and its
+// entry in the page map.
+func (r *ram) pages(visit func(offset, entry uint64)) error {
 	f, err := os.Open("/proc/self/pagemap")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
-	var (
-		runs  []snapshot.Extent
-		zero  [pageSize]byte
-		chunk [64 << 10]byte
-	)
+	var chunk [64 << 10]byte
 	pages := uint64(len(r.data)) / pageSize
 	first := hostAddr(r.data) / pageSize
 	for page := uint64(0); page < pages; {
 		n := min(uint64(len(chunk)/8), pages-page)
 		if _, err := f.ReadAt(chunk[:8*n], int64(8*(first+page))); err != nil {
-			return nil, fmt.Errorf("pagemap: %w", err)
+			return fmt.Errorf("pagemap: %w", err)
 		}
 		for i := range n {
-			if binary.LittleEndian.Uint64(chunk[8*i:])&(pagemapPresent|pagemapSwapped) == 0 {
-				continue
-			}
-			offset := (page + i) * pageSize
-			if bytes.Equal(r.data[offset:offset+pageSize], zero[:]) {
-				continue
-			}
-			if last := len(runs) - 1; last >= 0 && runs[last].Offset+runs[last].Length == offset {
-				runs[last].Length += pageSize
-			} else {
-				runs = append(runs, snapshot.Extent{Offset: offset, Length: pageSize})
+			entry := binary.LittleEndian.Uint64(chunk[8*i:])
+			if entry&(pagemapPresent|pagemapSwapped) != 0 {
+				visit((page+i)*pageSize, entry)
 			}
 		}
 		page += n
 	}
-	return runs, nil
+	return nil
+}
+
+// addPage adds a page to a list in order.
+func addPage(list []snapshot.Extent, offset uint64) []snapshot.Extent {
+	if last := len(list) - 1; last >= 0 && list[last].Offset+list[last].Length == offset {
+		list[last].Length += pageSize
+		return list
+	}
+	return append(list, snapshot.Extent{Offset: offset, Length: pageSize})
+}
+
+// used lists the runs of pages that are not zero. Pages that were never touched
+// are not looked at, which would take memory for them.
+func (r *ram) used() (runs []snapshot.Extent, err error) {
+	var zero [pageSize]byte
+	err = r.pages(func(offset, _ uint64) {
+		if !bytes.Equal(r.data[offset:offset+pageSize], zero[:]) {
+			runs = addPage(runs, offset)
+		}
+	})
+	return runs, err
+}
+
+// Gaps within the working set that are not worth a call of their own.
+const (
+	writtenGap = 2 * pageSize
+	readGap    = 16 * pageSize
+)
+
+// working tells what the guest of a clone has touched. Of what it has only read
+// the host maps more than was asked for, which shows here.
+func (r *ram) working() (w snapshot.WorkingSet, err error) {
+	err = r.pages(func(offset, entry uint64) {
+		if entry&pagemapFile != 0 {
+			w.Read = addPage(w.Read, offset)
+		} else {
+			w.Written = addPage(w.Written, offset)
+		}
+	})
+	w.Written, w.Read = mergeTo(w.Written, writtenGap, snapshot.MaxExtents), mergeTo(w.Read, readGap, snapshot.MaxExtents)
+	return w, err
+}
+
+// mergeTo merges to at most so many extents, with larger gaps if it must.
+func mergeTo(runs []snapshot.Extent, gap uint64, most int) []snapshot.Extent {
+	out := merge(runs, gap)
+	for ; len(out) > most; gap *= 2 {
+		out = merge(runs, gap)
+	}
+	return out
+}
+
+// preload has the host map what the guest is going to use: what it writes gets
+// pages of its own now. Only time is lost if that fails.
+func (r *ram) preload(w snapshot.WorkingSet) {
+	for _, e := range w.Written {
+		_ = unix.Madvise(r.data[e.Offset:e.Offset+e.Length], unix.MADV_POPULATE_WRITE)
+	}
+	for _, e := range w.Read {
+		_ = unix.Madvise(r.data[e.Offset:e.Offset+e.Length], unix.MADV_POPULATE_READ)
+	}
 }
 
 // load maps the extents of a snapshot's memory, copy on write. All else stays
@@ -126,14 +174,4 @@ func (r *ram) load(m *snapshot.Memory, f MemoryFile) error {
 		at += e.Length
 	}
 	return nil
-}
-
-// preload has the host map memory that the guest is about to use, which is
-// cheaper than a fault for each page. It is no failure if it cannot.
-func (r *ram) preload(list []snapshot.Extent, advice int) {
-	for _, e := range list {
-		if e.Offset <= uint64(len(r.data)) && e.Length <= uint64(len(r.data))-e.Offset {
-			_ = unix.Madvise(r.data[e.Offset:e.Offset+e.Length], advice)
-		}
-	}
 }

@@ -1,12 +1,14 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"time"
 
+	"runv.dev/runv/vmm/boot"
 	"runv.dev/runv/vmm/kvm"
 	"runv.dev/runv/vmm/snapshot"
 )
@@ -131,6 +133,51 @@ func (vm *VM) restore() error {
 	}
 	vm.cfg.trace("restored")
 	return nil
+}
+
+// preFault has KVM map the working set, which the host has mapped already, so
+// that the guest does not leave at every page. Only time is lost if that fails,
+// or if the host's kernel cannot do it (before Linux 6.11).
+func (vm *VM) preFault(w snapshot.WorkingSet) {
+	if n, err := vm.kvm.CheckExtension(kvm.CapPreFaultMemory); err != nil || n == 0 {
+		return
+	}
+	list := slices.Concat(w.Written, w.Read)
+	slices.SortFunc(list, func(a, b snapshot.Extent) int { return cmp.Compare(a.Offset, b.Offset) })
+	for _, e := range merge(list, pageSize) {
+		for _, part := range guestRanges(e) {
+			if err := vm.vcpus[0].kvm.PreFaultMemory(part.Offset, part.Length); err != nil {
+				vm.log.Debug("prepare the guest's memory", "at", part.Offset, "error", err)
+				return
+			}
+		}
+	}
+	vm.cfg.trace("working set mapped")
+}
+
+// guestRanges are the guest-physical addresses of an extent.
+func guestRanges(e snapshot.Extent) []snapshot.Extent {
+	const gap = boot.GapEnd - boot.GapStart
+	end := e.Offset + e.Length
+	switch {
+	case end <= boot.GapStart:
+		return []snapshot.Extent{e}
+	case e.Offset >= boot.GapStart:
+		return []snapshot.Extent{{Offset: e.Offset + gap, Length: e.Length}}
+	}
+	return []snapshot.Extent{
+		{Offset: e.Offset, Length: boot.GapStart - e.Offset},
+		{Offset: boot.GapEnd, Length: end - boot.GapStart},
+	}
+}
+
+// WorkingSet tells which memory a clone has used since it went on from its
+// snapshot. The machine must be paused.
+func (vm *VM) WorkingSet() (snapshot.WorkingSet, error) {
+	if err := vm.standsStill(); err != nil {
+		return snapshot.WorkingSet{}, err
+	}
+	return vm.ram.working()
 }
 
 // featureLeaves are the CPUID leaves by which software decides what it uses. A

@@ -88,10 +88,21 @@ func (vm *VM) build() error {
 			return err
 		}
 		vm.cfg.trace("memory mapped")
-		if err := vm.buildMachine(); err != nil {
-			return err
+		loaded := make(chan struct{})
+		go func() {
+			defer close(loaded)
+			vm.ram.preload(s.Machine.Memory.Working)
+			vm.cfg.trace("working set loaded")
+		}()
+		err := vm.buildMachine()
+		if err == nil {
+			err = vm.restore()
 		}
-		return vm.restore()
+		<-loaded
+		if err == nil {
+			vm.preFault(s.Machine.Memory.Working)
+		}
+		return err
 	}
 	type loaded struct {
 		entry boot.Entry

@@ -26,12 +26,27 @@ const settleTime = 100 * time.Millisecond
 // result. There has been no container in it, no mount and no connection, and
 // there is nothing of the host in it.
 func Prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template.Shape, memory *os.File) (*snapshot.Machine, error) {
+	machine, err := prepare(ctx, log, kvm, shape, memory)
+	if err != nil {
+		return nil, err
+	}
+	machine.Memory.Working, err = rehearse(ctx, log, kvm, machine, memory)
+	return machine, err
+}
+
+// prepare does it, but for the working set.
+func prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template.Shape, memory *os.File) (*snapshot.Machine, error) {
 	guest, err := openAssets(shape.Kernel, shape.Initrd)
 	if err != nil {
 		return nil, err
 	}
 	defer guest.Close()
-	share, err := emptyShare(log)
+	dir, err := os.MkdirTemp("", "runv-template-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir)
+	share, err := readOnlyShare(dir, log)
 	if err != nil {
 		return nil, err
 	}
@@ -107,13 +122,8 @@ func (m *machine) settle(ctx context.Context) error {
 	return nil
 }
 
-// emptyShare is the share of a guest that mounts none.
-func emptyShare(log *slog.Logger) (*fs.Device, error) {
-	dir, err := os.MkdirTemp("", "runv-template-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(dir)
+// readOnlyShare is a directory as a share.
+func readOnlyShare(dir string, log *slog.Logger) (*fs.Device, error) {
 	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err

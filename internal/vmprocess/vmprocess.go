@@ -215,11 +215,6 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 		return nil, err
 	}
 	p.trace("agent ready")
-	clone := &client.Clone{Time: time.Now()}
-	if m.cloned {
-		clone.Entropy = make([]byte, cloneEntropy)
-		rand.Read(clone.Entropy)
-	}
 	spec, err := p.guestSpec()
 	if err != nil {
 		return nil, err
@@ -248,7 +243,7 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 		RootfsTag: rootTag,
 		Stdio:     c.init.Streams(),
 		Network:   network,
-		Clone:     clone,
+		Clone:     newClone(m.cloned),
 	})
 	if err = errors.Join(err, <-opened); err != nil {
 		return nil, errors.Join(err, agent.Close())
@@ -262,6 +257,17 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 // cloneEntropy is how many random bytes a clone gets before anything runs in it:
 // as many as its kernel's generator holds.
 const cloneEntropy = 64
+
+// newClone is what makes a guest one of its kind. One that has booted needs the
+// time only.
+func newClone(cloned bool) *client.Clone {
+	c := &client.Clone{Time: time.Now()}
+	if cloned {
+		c.Entropy = make([]byte, cloneEntropy)
+		rand.Read(c.Entropy)
+	}
+	return c
+}
 
 // wait waits for the container's end and has its exit status.
 func (c *container) wait(signals <-chan os.Signal) int {

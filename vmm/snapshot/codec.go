@@ -37,10 +37,12 @@ func (m *Machine) encode(w *writer) {
 		encodeDevice(w, &m.Devices[i])
 	}
 	w.blob(m.Memory.File)
-	w.u32(uint32(len(m.Memory.Extents)))
-	for _, e := range m.Memory.Extents {
-		w.u64(e.Offset)
-		w.u64(e.Length)
+	for _, list := range [][]Extent{m.Memory.Extents, m.Memory.Working.Written, m.Memory.Working.Read} {
+		w.u32(uint32(len(list)))
+		for _, e := range list {
+			w.u64(e.Offset)
+			w.u64(e.Length)
+		}
 	}
 }
 
@@ -70,9 +72,11 @@ func (m *Machine) decode(r *reader) {
 		decodeDevice(r, &m.Devices[i])
 	}
 	m.Memory.File = r.blob("identity of the memory file", maxBlob)
-	m.Memory.Extents = make([]Extent, r.count("extents", MaxExtents))
-	for i := range m.Memory.Extents {
-		m.Memory.Extents[i] = Extent{r.u64(), r.u64()}
+	for _, list := range []*[]Extent{&m.Memory.Extents, &m.Memory.Working.Written, &m.Memory.Working.Read} {
+		*list = make([]Extent, r.count("extents", MaxExtents))
+		for i := range *list {
+			(*list)[i] = Extent{r.u64(), r.u64()}
+		}
 	}
 }
 

@@ -46,7 +46,12 @@ type Memory struct {
 	// File identifies the memory file. It is compared, not interpreted.
 	File    []byte
 	Extents []Extent
+	// Working is what a guest touches as soon as it goes on.
+	Working WorkingSet
 }
+
+// WorkingSet is memory that is going to be used: written, or only read.
+type WorkingSet struct{ Written, Read []Extent }
 
 // Extent is a piece of the guest's memory: a range in the whole of it, without
 // the gap below 4 GiB, in bytes and page-aligned.
@@ -63,7 +68,7 @@ func (m *Memory) Bytes() uint64 {
 
 // Bounds of what is decoded.
 const (
-	MaxExtents = 1024
+	MaxExtents = 4096
 	maxVCPUs   = 256
 	maxCPUID   = 256
 	maxDevices = 64
@@ -132,13 +137,15 @@ func (m *Machine) check(r *reader) {
 	if m.MemoryBytes%pageSize != 0 || len(m.VCPUs) == 0 {
 		r.fail("%d bytes of memory, %d vCPUs", m.MemoryBytes, len(m.VCPUs))
 	}
-	var end uint64
-	for _, e := range m.Memory.Extents {
-		if e.Offset%pageSize != 0 || e.Length%pageSize != 0 || e.Length == 0 ||
-			e.Offset < end || e.Offset > m.MemoryBytes || e.Length > m.MemoryBytes-e.Offset {
-			r.fail("extent %#x+%#x", e.Offset, e.Length)
-			return
+	for _, list := range [][]Extent{m.Memory.Extents, m.Memory.Working.Written, m.Memory.Working.Read} {
+		var end uint64
+		for _, e := range list {
+			if e.Offset%pageSize != 0 || e.Length%pageSize != 0 || e.Length == 0 ||
+				e.Offset < end || e.Offset > m.MemoryBytes || e.Length > m.MemoryBytes-e.Offset {
+				r.fail("extent %#x+%#x", e.Offset, e.Length)
+				return
+			}
+			end = e.Offset + e.Length
 		}
-		end = e.Offset + e.Length
 	}
 }

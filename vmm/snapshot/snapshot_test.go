@@ -23,7 +23,8 @@ func example() *Machine {
 			QueueSel: 3, Generation: 9, Interrupts: 1, Device: []byte("device"),
 			Queues: []mmio.QueueState{{Max: 1024, Size: 64, Desc: 1 << 33, Driver: 5, Device: 6, Ready: true, Index: 65535}},
 		}},
-		Memory: Memory{File: []byte("file"), Extents: []Extent{{0, 4096}, {8192, 1 << 20}, {64<<20 - 4096, 4096}}},
+		Memory: Memory{File: []byte("file"), Extents: []Extent{{0, 4096}, {8192, 1 << 20}, {64<<20 - 4096, 4096}},
+			Working: WorkingSet{Written: []Extent{{4096, 4096}}, Read: []Extent{{0, 4096}, {8192, 8192}}}},
 	}
 	for i := range m.VCPUs {
 		s := &m.VCPUs[i]
@@ -80,6 +81,7 @@ func TestCheck(t *testing.T) {
 		"overlap":        func(m *Machine) { m.Memory.Extents[0].Length = 3 * 4096 },
 		"past the end":   func(m *Machine) { m.Memory.Extents[2].Length *= 2 },
 		"wraps":          func(m *Machine) { m.Memory.Extents[2].Length = 1<<64 - 4096 },
+		"working set":    func(m *Machine) { m.Memory.Working.Written[0].Offset = 64 << 20 },
 		"many extents":   func(m *Machine) { m.Memory.Extents = make([]Extent, MaxExtents+1) },
 		"extended state": func(m *Machine) { m.VCPUs[0].XSave = make([]byte, kvm.MaxXSave+1) },
 		"MSRs":           func(m *Machine) { m.VCPUs[0].MSRs = make([]kvm.MSREntry, kvm.MaxMSRs+1) },

@@ -1,0 +1,141 @@
+package vmprocess
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"runv.dev/runv/agent/client"
+	"runv.dev/runv/internal/spec"
+	"runv.dev/runv/vmm"
+	"runv.dev/runv/vmm/snapshot"
+)
+
+// rehearse starts a container in a clone of a template, and tells which memory
+// that took. It makes sure that the template is good, too.
+func rehearse(ctx context.Context, log *slog.Logger, kvm *os.File, machine *snapshot.Machine, memory *os.File) (snapshot.WorkingSet, error) {
+	var none snapshot.WorkingSet
+	dir, err := os.MkdirTemp("", "runv-template-")
+	if err != nil {
+		return none, err
+	}
+	defer os.RemoveAll(dir)
+	if err := stage(dir); err != nil {
+		return none, err
+	}
+	share, err := readOnlyShare(dir, log)
+	if err != nil {
+		return none, err
+	}
+	defer share.Close()
+	p := &process{log: log, console: &ring{max: 64 << 10}, begun: time.Now()}
+	m, devices := p.newMachine(share)
+	m.cloned = true
+	vm, err := vmm.New(vmm.Config{
+		KVM:         kvm,
+		Snapshot:    &vmm.Snapshot{Machine: machine, Memory: memory},
+		MemoryBytes: machine.MemoryBytes,
+		VCPUs:       len(machine.VCPUs),
+		Devices:     devices,
+		Log:         log,
+		Trace:       p.trace,
+	})
+	if err != nil {
+		return none, fmt.Errorf("rehearsal: %w", err)
+	}
+	defer vm.Close()
+	go m.run(vm)
+	ctx, cancel := context.WithTimeoutCause(ctx, agentTimeout, fmt.Errorf("rehearsal: no container within %v", agentTimeout))
+	defer cancel()
+	stop := context.AfterFunc(m.guest, cancel)
+	defer stop()
+	if err := m.perform(ctx); err != nil {
+		return none, fmt.Errorf("rehearsal: %w", p.whyNot(ctx, m, err))
+	}
+	p.trace("rehearsed")
+	if err := vm.Pause(); err != nil {
+		return none, p.whyNot(ctx, m, err)
+	}
+	return vm.WorkingSet()
+}
+
+// program is the rehearsal's container: an executable of x86-64 that ends at
+// once, with status 0.
+var program = []byte{
+	// ELF header: 64 bits, little-endian, executable, entry at 0x10078, one
+	// program header at 64.
+	0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	2, 0, 62, 0, 1, 0, 0, 0, 0x78, 0, 1, 0, 0, 0, 0, 0,
+	64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+	// Program header: load all of the file, 129 bytes, at 0x10000, readable and
+	// executable.
+	1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,
+	129, 0, 0, 0, 0, 0, 0, 0, 129, 0, 0, 0, 0, 0, 0, 0,
+	0, 16, 0, 0, 0, 0, 0, 0,
+	0x31, 0xff, // xor edi, edi
+	0xb8, 60, 0, 0, 0, // mov eax, 60 (exit)
+	0x0f, 0x05, // syscall
+}
+
+// rehearsalID is the id of the rehearsal's container, and the name of its
+// program.
+const rehearsalID = "rehearsal"
+
+// stage puts into a directory what the rehearsal's container needs.
+func stage(dir string) error {
+	for _, name := range []string{"proc", "dev", "sys"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, rehearsalID), program, 0o755)
+}
+
+// perform does what a container's start and end take.
+func (m *machine) perform(ctx context.Context) error {
+	agent, err := client.New(ctx, m.dial)
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+	config := spec.Example()
+	config.Process.Terminal = false
+	config.Process.Args = []string{"/" + rehearsalID}
+	data, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	stdio, err := client.NewStdio(client.StdioOptions{Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return err
+	}
+	defer stdio.Close()
+	opened := make(chan error, 1)
+	go func() { opened <- agent.OpenStdio(ctx, stdio) }()
+	_, err = agent.Create(ctx, client.CreateOptions{
+		ID: rehearsalID, Spec: data, RootfsTag: rootTag, Stdio: stdio, Clone: newClone(true),
+	})
+	if err = errors.Join(err, <-opened); err != nil {
+		return err
+	}
+	for _, stream := range []net.Conn{stdio.Stdout, stdio.Stderr} {
+		go io.Copy(io.Discard, stream) // ends with the stream
+	}
+	if err := agent.Start(ctx, rehearsalID, nil); err != nil {
+		return err
+	}
+	exit, err := agent.Wait(ctx, rehearsalID, "")
+	if err == nil && exit.Status() != 0 {
+		err = fmt.Errorf("the container ended with status %d", exit.Status())
+	}
+	return err
+}
