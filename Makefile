@@ -11,7 +11,8 @@ unexport GOOS GOARCH
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 1m
 
-# urfave_cli_no_docs leaves out what would render manual pages.
+# The tag leaves out what urfave/cli makes manual pages with: compiling its
+# regular expressions would be most of what a start of runv does.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -tags urfave_cli_no_docs -ldflags
 GOFILES := go.mod go.sum $(shell find agent cmd guest-rootfs internal virtio vmm -name '*.go' -not -name '*_test.go' 2>/dev/null)
 KERNELFILES := $(shell find kernel -type f \( -name build -o -name config -o -path 'kernel/patches/*' -o -path 'kernel/tsi/*' \))
