@@ -48,6 +48,12 @@ func (s *service) process(id, execID string) (*process, error) {
 func (s *service) Ready(context.Context, *protocol.ReadyRequest) (*protocol.ReadyResponse, error) {
 	a := s.agent
 	a.mu.Lock()
+	used := a.idle == nil
+	a.mu.Unlock()
+	if used {
+		a.prestart()
+	}
+	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.containers) > 0 {
 		return nil, statusOf(failf(protocol.Failure_BAD_STATE, "there is a container"))

@@ -21,10 +21,10 @@ import (
 // agent has said that it is ready: the kernel's own threads, closed connections.
 const settleTime = 100 * time.Millisecond
 
-// Prepare boots a guest of a shape in this process, waits until its agent has
-// nothing left to do, and saves it: the memory to a file, and the rest as the
-// result. There has been no container in it, no mount and no connection, and
-// there is nothing of the host in it.
+// Prepare boots a guest of a shape in this process, has it run a container that
+// ends at once, waits until its agent has nothing left to do, and saves it: the
+// memory to a file, and the rest as the result. There is no container in it, no
+// mount and no connection, and nothing of the host.
 func Prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template.Shape, memory *os.File) (*snapshot.Machine, error) {
 	machine, err := prepare(ctx, log, kvm, shape, memory)
 	if err != nil {
@@ -45,7 +45,10 @@ func prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(dir)
+	defer os.RemoveAll(dir)
+	if err := stage(dir); err != nil {
+		return nil, err
+	}
 	share, err := readOnlyShare(dir, log)
 	if err != nil {
 		return nil, err
@@ -104,7 +107,16 @@ func (m *machine) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(agent.Ready(ctx), agent.Close()); err != nil {
+	// What runs for the first time takes longer, and pages that are still to be
+	// made: this has happened then when clones begin.
+	err = m.perform(ctx, agent)
+	if err == nil {
+		err = agent.Delete(ctx, rehearsalID)
+	}
+	if err == nil {
+		err = agent.Ready(ctx)
+	}
+	if err = errors.Join(err, agent.Close()); err != nil {
 		return err
 	}
 	for m.vsock.Connections() > 0 {

@@ -56,7 +56,11 @@ func rehearse(ctx context.Context, log *slog.Logger, kvm *os.File, machine *snap
 	defer cancel()
 	stop := context.AfterFunc(m.guest, cancel)
 	defer stop()
-	if err := m.perform(ctx); err != nil {
+	agent, err := client.New(ctx, m.dial)
+	if err == nil {
+		err = errors.Join(m.perform(ctx, agent), agent.Close())
+	}
+	if err != nil {
 		return none, fmt.Errorf("rehearsal: %w", p.whyNot(ctx, m, err))
 	}
 	p.trace("rehearsed")
@@ -101,12 +105,7 @@ func stage(dir string) error {
 }
 
 // perform does what a container's start and end take.
-func (m *machine) perform(ctx context.Context) error {
-	agent, err := client.New(ctx, m.dial)
-	if err != nil {
-		return err
-	}
-	defer agent.Close()
+func (m *machine) perform(ctx context.Context, agent *client.Client) error {
 	config := spec.Example()
 	config.Process.Terminal = false
 	config.Process.Args = []string{"/" + rehearsalID}
@@ -122,7 +121,7 @@ func (m *machine) perform(ctx context.Context) error {
 	opened := make(chan error, 1)
 	go func() { opened <- agent.OpenStdio(ctx, stdio) }()
 	_, err = agent.Create(ctx, client.CreateOptions{
-		ID: rehearsalID, Spec: data, RootfsTag: rootTag, Stdio: stdio, Clone: newClone(true),
+		ID: rehearsalID, Spec: data, RootfsTag: rootTag, Stdio: stdio, Clone: newClone(m.cloned),
 	})
 	if err = errors.Join(err, <-opened); err != nil {
 		return err
