@@ -51,6 +51,7 @@ var allowed = []struct {
 	{"agent/guest/...", []string{"agent/guest/...", "agent/protocol", "internal/seccomp"}},
 
 	{"guest-rootfs/...", []string{"guest-rootfs/...", "agent/guest"}},
+	{"tests/cage", []string{"internal/cage"}},
 	{"tests/...", []string{"tests/..."}},
 	{"kernel", nil},
 }
