@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"github.com/urfave/cli/v2"
 
+	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/spec"
 )
 
@@ -39,11 +40,25 @@ func supported() *features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
-		Annotations: map[string]string{
-			"run.oci.runv.version": version,
-			"run.oci.runv.arch":    runtime.GOARCH,
-		},
+		Annotations: featureAnnotations(),
 	}
+}
+
+// featureAnnotations say what the document has no place for: what is around the
+// VM process on this host.
+func featureAnnotations() map[string]string {
+	m := map[string]string{
+		"run.oci.runv.version": version,
+		"run.oci.runv.arch":    runtime.GOARCH,
+	}
+	for _, l := range cage.Layers() {
+		value := "yes: " + l.Detail
+		if l.Err != nil {
+			value = "no: " + l.Err.Error()
+		}
+		m["run.oci.runv.cage."+l.Name] = value
+	}
+	return m
 }
 
 // printVersion is what `runv --version` prints, in the form engines parse.

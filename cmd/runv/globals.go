@@ -13,6 +13,7 @@ import (
 
 	"runv.dev/runv/internal/container"
 	"runv.dev/runv/internal/logging"
+	"runv.dev/runv/internal/spec"
 	"runv.dev/runv/internal/template"
 )
 
@@ -23,6 +24,7 @@ type globals struct {
 	rootless                 string
 	kernel, initrd           string
 	templates                string // a directory; templatesOff: none
+	cage                     string
 
 	log     *slog.Logger
 	logFile *os.File // nil: no --log
@@ -44,6 +46,7 @@ func (g *globals) flags() []cli.Flag {
 		&cli.BoolFlag{Name: "debug", Usage: "log what happens, with the stages of the start", Destination: &g.debug},
 		&cli.BoolFlag{Name: "systemd-cgroup", Usage: "have systemd make the cgroup: linux.cgroupsPath is slice:prefix:name", Destination: &g.systemdCgroup},
 		&cli.StringFlag{Name: "rootless", Value: "auto", Usage: "without root privileges: true (not supported: refused), false or auto", Destination: &g.rootless},
+		&cli.StringFlag{Name: "cage", Value: spec.CageWarn, EnvVars: []string{"RUNV_CAGE"}, Usage: "on a host that lacks a layer of the VM process's confinement (see check): `POLICY` warn, or require to refuse", Destination: &g.cage},
 		&cli.StringFlag{Name: "kernel", Usage: "boot the uncompressed vmlinux `FILE` instead of the kernel inside this binary", Destination: &g.kernel},
 		&cli.StringFlag{Name: "initrd", Usage: "boot with the initrd `FILE` instead of the one inside this binary", Destination: &g.initrd},
 		&cli.StringFlag{Name: "templates", Value: template.DefaultDir, Usage: "`DIRECTORY` for prepared VMs to start from; off: boot every VM", Destination: &g.templates},
@@ -54,6 +57,9 @@ func (g *globals) flags() []cli.Flag {
 func (g *globals) before(*cli.Context) error {
 	if g.logFormat != "text" && g.logFormat != "json" {
 		return fmt.Errorf("--log-format %s: neither text nor json", g.logFormat)
+	}
+	if err := spec.CheckCage(g.cage); err != nil {
+		return fmt.Errorf("--cage: %w", err)
 	}
 	level := slog.LevelInfo
 	if g.debug {

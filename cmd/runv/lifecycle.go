@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/attach"
+	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/container"
 	"runv.dev/runv/internal/hooks"
 	"runv.dev/runv/internal/sandbox"
@@ -115,6 +116,14 @@ func (g *globals) create(o createOptions) (_ *creation, err error) {
 	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("needs root privileges: rootless containers are not supported: use sudo")
+	}
+	plan.RequireCage = plan.RequireCage || g.cage == spec.CageRequire
+	lacks, err := cage.Check(plan.RequireCage)
+	if err != nil {
+		return nil, err
+	}
+	for _, layer := range lacks {
+		g.log.Warn("a layer around the VM process is missing on this host: " + layer + ": see runv check")
 	}
 	if err := checkRootfs(plan.Rootfs); err != nil {
 		return nil, err
@@ -355,7 +364,11 @@ func (cr *creation) explain(err error) error {
 		return err
 	}
 	cr.container.State.Process = container.Process{}
-	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+	ws, ok := state.Sys().(syscall.WaitStatus)
+	switch {
+	case ok && ws.Signaled() && ws.Signal() == unix.SIGSYS:
+		return cage.ErrKilled
+	case ok && ws.Signaled():
 		return fmt.Errorf("%w: killed by signal %v", err, ws.Signal())
 	}
 	return fmt.Errorf("%w with exit status %d", err, state.ExitCode())
@@ -430,7 +443,7 @@ func (g *globals) destroy(c *container.Container) error {
 }
 
 // waitForwarding waits for a child, passes signals on to it, and has its exit
-// status.
+// status; with cage.ErrKilled, too.
 func waitForwarding(child *os.Process, signals <-chan os.Signal) (int, error) {
 	stop := forward(signals, child)
 	state, err := child.Wait()
@@ -440,7 +453,10 @@ func waitForwarding(child *os.Process, signals <-chan os.Signal) (int, error) {
 	}
 	ws, ok := state.Sys().(syscall.WaitStatus)
 	if ok && ws.Signaled() {
-		return 128 + int(ws.Signal()), nil
+		if ws.Signal() == unix.SIGSYS {
+			err = cage.ErrKilled
+		}
+		return 128 + int(ws.Signal()), err
 	}
 	return state.ExitCode(), nil
 }

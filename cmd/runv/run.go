@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/container"
 )
 
@@ -79,6 +80,10 @@ func (g *globals) runContainer(o createOptions, keep bool) error {
 		return nil
 	}
 	status, err := waitForwarding(cr.process.Process, cr.signals)
+	if errors.Is(err, cage.ErrKilled) {
+		g.report(err)
+		err = nil
+	}
 	if err != nil {
 		return err
 	}

@@ -43,14 +43,13 @@ func Run(ctx context.Context) []Result {
 	if results[1].Status != Fail {
 		results = append(results, h.capabilities(), h.guest(ctx))
 	}
-	return append(results,
+	results = append(results,
 		h.cgroup(),
 		h.namespaces(),
 		h.openat2(),
-		h.seccomp(),
-		h.landlock(),
 		h.overcommit(),
 	)
+	return append(results, cageLayers()...)
 }
 
 // Failed reports whether runv cannot work.

@@ -87,24 +87,42 @@ func TestRelease(t *testing.T) {
 	}
 }
 
+// TestCageLayers: each is reported, and only the filter is vital.
+func TestCageLayers(t *testing.T) {
+	seen := 0
+	for _, r := range cageLayers() {
+		seen++
+		switch {
+		case !strings.HasPrefix(r.Name, "cage: ") || r.Detail == "":
+			t.Errorf("%+v", r)
+		case r.Status == Fail && r.Name != "cage: seccomp":
+			t.Errorf("%+v: one can do without it", r)
+		case r.Status != OK && r.Advice == "":
+			t.Errorf("%+v: no advice", r)
+		}
+	}
+	if seen != 4 {
+		t.Errorf("%d layers", seen)
+	}
+}
+
 func TestLinuxChecks(t *testing.T) {
 	all := map[string]string{
-		"proc/sys/kernel/seccomp/actions_avail": "kill_process kill_thread trap errno\n",
-		"proc/sys/vm/overcommit_memory":         "0\n",
-		"proc/sys/user/max_user_namespaces":     "1000\n",
+		"proc/sys/vm/overcommit_memory":     "0\n",
+		"proc/sys/user/max_user_namespaces": "1000\n",
 	}
 	for _, ns := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
 		all["proc/self/ns/"+ns] = ""
 	}
 	good := fake(t, all)
-	for _, r := range []Result{good.namespaces(), good.seccomp(), good.overcommit()} {
+	for _, r := range []Result{good.namespaces(), good.overcommit()} {
 		if r.Status != OK {
 			t.Errorf("%+v", r)
 		}
 	}
 	bad := fake(t, map[string]string{"proc/sys/vm/overcommit_memory": "2\n"})
 	for want, r := range map[Status][]Result{
-		Fail: {bad.namespaces(), bad.seccomp(), bad.cgroup()},
+		Fail: {bad.namespaces(), bad.cgroup()},
 		Warn: {bad.overcommit()},
 	} {
 		for _, r := range r {

@@ -1,13 +1,13 @@
 package hostcheck
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/cage"
 )
 
 // kernel: recent enough for openat2 (5.6) and what KVM needs.
@@ -97,34 +97,20 @@ func (h host) openat2() Result {
 	return Result{Name: name, Status: OK, Detail: "available"}
 }
 
-// seccomp: filters can be installed.
-func (h host) seccomp() Result {
-	const name = "seccomp"
-	b, err := os.ReadFile(h.path("proc/sys/kernel/seccomp/actions_avail"))
-	if err != nil || !strings.Contains(string(b), "kill_process") {
-		return Result{
-			Name: name, Status: Fail, Detail: "no seccomp filters",
-			Advice: "use a host kernel with CONFIG_SECCOMP_FILTER",
+// cage: the layers around the VM process that not every host has.
+func cageLayers() []Result {
+	var results []Result
+	for _, l := range cage.Layers() {
+		r := Result{Name: "cage: " + l.Name, Status: OK, Detail: l.Detail}
+		if l.Err != nil {
+			r.Status, r.Detail, r.Advice = Warn, l.Err.Error()+": a layer around the VM process is missing", l.Advice
+			if l.Vital {
+				r.Status = Fail
+			}
 		}
+		results = append(results, r)
 	}
-	return Result{Name: name, Status: OK, Detail: "filters"}
-}
-
-// landlock: a second fence around the monitor.
-func (h host) landlock() Result {
-	const name = "landlock"
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno == 0 {
-		return Result{Name: name, Status: OK, Detail: fmt.Sprintf("ABI %d", abi)}
-	}
-	detail := errno.Error()
-	if errors.Is(errno, unix.EOPNOTSUPP) {
-		detail = "not enabled at boot"
-	}
-	return Result{
-		Name: name, Status: Warn, Detail: "no Landlock (" + detail + "): one layer of the monitor's confinement is missing",
-		Advice: "use Linux 5.13 or later with landlock among the lsm= of the kernel command line",
-	}
+	return results
 }
 
 // overcommit: guest memory is mapped whole and used lazily.

@@ -25,9 +25,6 @@ type Bootstrap struct {
 	// said; empty otherwise.
 	Kernel, Initrd string
 
-	// RequireCage refuses to run without a layer of the cage.
-	RequireCage bool
-
 	// HostNetworks are the network namespaces that are the host's own, see the
 	// function of that name.
 	HostNetworks []string

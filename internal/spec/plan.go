@@ -46,6 +46,10 @@ type Plan struct {
 	// it can have CAP_MKNOD.
 	DeviceNodes bool
 
+	// RequireCage: on a host that lacks a layer of the VM process's cage the
+	// container does not start.
+	RequireCage bool
+
 	// Warnings are about properties that the specification wants reported
 	// instead of refused.
 	Warnings []string

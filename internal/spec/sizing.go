@@ -12,13 +12,28 @@ import (
 // only the names of this package exist.
 const AnnotationPrefix = "run.oci.runv."
 
-// Annotations that change the machine.
+// Annotations that change the machine, or what must be around it.
 const (
 	AnnotationVCPUs  = AnnotationPrefix + "vcpus"  // a number
 	AnnotationMemory = AnnotationPrefix + "memory" // guest RAM: bytes, or with a suffix K, M, G, Ki, Mi, Gi, KiB …
 	// AnnotationTemplate is "off" for a VM that boots, and "on" otherwise.
 	AnnotationTemplate = AnnotationPrefix + "template"
+	AnnotationCage     = AnnotationPrefix + "cage" // CageWarn or CageRequire
 )
+
+// What to do on a host that lacks a layer of the VM process's cage.
+const (
+	CageWarn    = "warn"
+	CageRequire = "require"
+)
+
+// CheckCage returns an error unless policy is one of the two.
+func CheckCage(policy string) error {
+	if policy != CageWarn && policy != CageRequire {
+		return fmt.Errorf("%q is neither %s nor %s", policy, CageWarn, CageRequire)
+	}
+	return nil
+}
 
 // Sizes of a VM.
 const (
@@ -65,13 +80,18 @@ func (p *planner) annotations() {
 				p.refuse(at, "%q is neither on nor off", value)
 			}
 			p.plan.NoTemplate = value == "off"
+		case AnnotationCage:
+			if err := CheckCage(value); err != nil {
+				p.refuse(at, "%v", err)
+			}
+			p.plan.RequireCage = value == CageRequire
 		default:
 			known, err := p.network(name, value)
 			if err != nil {
 				p.refuse(at, "%v", err)
 			}
 			if !known {
-				p.refuse(at, "unknown annotation: there are %s, %s, %s, %s, %s, %s and %s", AnnotationVCPUs, AnnotationMemory, AnnotationTemplate,
+				p.refuse(at, "unknown annotation: there are %s, %s, %s, %s, %s, %s, %s and %s", AnnotationVCPUs, AnnotationMemory, AnnotationTemplate, AnnotationCage,
 					AnnotationLoopback, AnnotationLinkLocal, AnnotationAllow, AnnotationDeny)
 			}
 		}

@@ -211,6 +211,7 @@ func TestRefused(t *testing.T) {
 		}, "not made of"},
 
 		{"annotation", annotation("run.oci.runv.kernel", "/evil"), "unknown annotation"},
+		{"cage", annotation(AnnotationCage, "off"), "neither warn nor require"},
 		{"vcpus", annotation(AnnotationVCPUs, "many"), "not a number"},
 		{"no vcpus", annotation(AnnotationVCPUs, "0"), "outside 1..8"},
 		{"too many vcpus", annotation(AnnotationVCPUs, "9"), "outside 1..8"},

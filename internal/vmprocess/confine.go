@@ -48,7 +48,7 @@ func (p *process) confine(root *sandbox.Root, share *fs.Device, mirror *netmirro
 		Network:     true,
 		LowPorts:    bounding != nil && slices.Contains(bounding.Bounding, "CAP_NET_BIND_SERVICE"),
 		Lacks:       lacks,
-		Require:     p.boot.RequireCage,
+		Require:     plan.RequireCage,
 	})
 	if err != nil {
 		return err
