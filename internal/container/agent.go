@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -37,12 +38,15 @@ const handshakeTimeout = 15 * time.Second
 
 // DialAgent connects to a port of the guest through agent.sock.
 func (s *Store) DialAgent(ctx context.Context, id string, port uint32) (net.Conn, error) {
-	dir, err := os.OpenFile(filepath.Join(s.root, id), unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, err := os.OpenFile(filepath.Join(s.root, id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
 	addr := socketAddr(dir)
+	if err := trustAgent(dir, addr.Name); err != nil {
+		return nil, err
+	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, addr.Net, addr.Name)
 	if err != nil {
@@ -59,6 +63,25 @@ func (s *Store) DialAgent(ctx context.Context, id string, port uint32) (net.Conn
 		return nil, err
 	}
 	return conn, nil
+}
+
+// trustAgent checks the directory and the socket in it.
+func trustAgent(dir *os.File, socket string) error {
+	info, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	if err := trust(dir.Name(), info, fs.ModeDir); err != nil {
+		return err
+	}
+	info, err = os.Lstat(socket)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // which is what the caller finds out
+	}
+	if err != nil {
+		return err
+	}
+	return trust(filepath.Join(dir.Name(), agentName), info, fs.ModeSocket)
 }
 
 // handshake asks for a port of the guest.

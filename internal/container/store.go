@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -138,6 +139,9 @@ func (s *Store) Create(id string) (*Container, error) {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return nil, err
 	}
+	if err := s.trustRoot(); err != nil {
+		return nil, err
+	}
 	c := &Container{dir: filepath.Join(s.root, id), State: State{ID: id}}
 	if err := os.Mkdir(c.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -162,14 +166,18 @@ func (s *Store) Create(id string) (*Container, error) {
 // ErrIncomplete the container is returned too, locked and with nothing but its
 // id.
 func (s *Store) Open(id string) (*Container, error) {
-	if err := CheckID(id); err != nil {
+	if err := errors.Join(CheckID(id), s.trustRoot()); err != nil {
 		return nil, err
 	}
 	c := &Container{dir: filepath.Join(s.root, id), State: State{ID: id}}
 	if err := c.acquire(0); err != nil {
 		return nil, err
 	}
-	if err := c.read(); err != nil {
+	err := c.read()
+	if errors.Is(err, ErrUntrusted) {
+		return nil, errors.Join(err, c.Unlock())
+	}
+	if err != nil {
 		c.State = State{ID: id}
 		return c, err
 	}
@@ -179,7 +187,7 @@ func (s *Store) Open(id string) (*Container, error) {
 // Peek reads a container's state without locking: a single read of a file that
 // is only ever replaced as a whole.
 func (s *Store) Peek(id string) (*State, error) {
-	if err := CheckID(id); err != nil {
+	if err := errors.Join(CheckID(id), s.trustRoot()); err != nil {
 		return nil, err
 	}
 	c := &Container{dir: filepath.Join(s.root, id), State: State{ID: id}}
@@ -195,6 +203,9 @@ func (s *Store) Peek(id string) (*State, error) {
 // List has the states of all containers by id. Directories without a readable
 // state are left out and returned as damaged.
 func (s *Store) List() (states []*State, damaged []string, err error) {
+	if err := s.trustRoot(); err != nil {
+		return nil, nil, err
+	}
 	entries, err := os.ReadDir(s.root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
@@ -240,6 +251,10 @@ func (c *Container) acquire(flag int) error {
 		mine, err1 := f.Stat()
 		now, err2 := os.Lstat(c.dir)
 		if err1 == nil && err2 == nil && os.SameFile(mine, now) {
+			if err := trust(c.dir, mine, fs.ModeDir); err != nil {
+				f.Close()
+				return err
+			}
 			c.lock = f
 			return nil
 		}
@@ -248,7 +263,7 @@ func (c *Container) acquire(flag int) error {
 }
 
 func (c *Container) read() error {
-	data, err := os.ReadFile(filepath.Join(c.dir, stateName))
+	data, err := c.readState()
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(c.dir); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: %s", ErrNotExist, c.State.ID)
@@ -264,6 +279,34 @@ func (c *Container) read() error {
 	}
 	c.State = state
 	return nil
+}
+
+// readState reads state.json, once it is known to be ours.
+func (c *Container) readState() ([]byte, error) {
+	dir, err := os.Lstat(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := trust(c.dir, dir, fs.ModeDir); err != nil {
+		return nil, err
+	}
+	// O_NONBLOCK: a FIFO is an error, and no wait.
+	f, err := os.OpenFile(filepath.Join(c.dir, stateName), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s: %w: it is a symbolic link: remove it", filepath.Join(c.dir, stateName), ErrUntrusted)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := trust(f.Name(), info, 0); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, maxState+1))
 }
 
 // Dir is the container's directory.
