@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -45,6 +46,9 @@ var variants = map[string]Options{
 func caged(arg string) int {
 	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
 		return 3
+	}
+	if arg == "limits" {
+		return limited()
 	}
 	variant, name, _ := strings.Cut(arg, "/")
 	if name == "landlock" {
@@ -80,6 +84,46 @@ func caged(arg string) int {
 
 // cagedLandlock is there where there is Landlock: on the test host.
 var cagedLandlock func(variant string) error
+
+// limited prints the limits that Limit leaves.
+func limited() int {
+	if err := Limit(2<<30, nil); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	fmt.Println("threads", debug.SetMaxThreads(10000))
+	for name, resource := range map[string]int{"files": unix.RLIMIT_NOFILE, "core": unix.RLIMIT_CORE, "memlock": unix.RLIMIT_MEMLOCK} {
+		var l unix.Rlimit
+		if err := unix.Getrlimit(resource, &l); err != nil {
+			return 3
+		}
+		fmt.Println(name, l.Cur, l.Max)
+	}
+	return 0
+}
+
+func TestLimit(t *testing.T) {
+	for ram, want := range map[uint64]uint64{64 << 20: 1 << 16, 512 << 20: 1 << 16, 2 << 30: 1 << 18, 8 << 30: 1 << 20, 1 << 40: 1 << 20} {
+		if got := openFiles(ram); got != want {
+			t.Errorf("%d bytes of RAM: %d descriptors; want %d", ram, got, want)
+		}
+	}
+	out, err := exec.Command("/proc/self/exe", "caged", "limits").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, want := range []string{"threads 256\n", "core 0 0\n", "memlock 0 0\n"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+	// A host may allow fewer.
+	var soft, hard uint64
+	_, rest, _ := strings.Cut(string(out), "files ")
+	if n, _ := fmt.Sscan(rest, &soft, &hard); n != 2 || soft != hard || soft > 1<<18 {
+		t.Errorf("descriptors: %d, at most %d", soft, hard)
+	}
+}
 
 // raw makes a system call and gives what it says.
 func raw(number uintptr, args ...uintptr) error {

@@ -9,13 +9,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOpenFiles is the limit on descriptors: a share needs one per file that the
-// guest has in use. It is a bound as well.
-const maxOpenFiles = 1 << 20
+// Limits on descriptors. A share needs one per file that the guest has in use,
+// and each costs the host's kernel about 1.6 KiB that it cannot take back. So
+// they follow the guest's RAM, which is what the guest pays for its side of them.
+const (
+	minOpenFiles    = 1 << 16
+	maxOpenFiles    = 1 << 20
+	memoryPerOpened = 8 << 10
+)
 
-// MaxThreads bounds the threads of a VM process without its virtual processors;
-// it is what the container's cgroup has for it. The Go runtime ends the process
-// rather than make more.
+func openFiles(ram uint64) uint64 {
+	return min(max(ram/memoryPerOpened, minOpenFiles), maxOpenFiles)
+}
+
+// MaxThreads bounds the threads of a VM process, its virtual processors included;
+// the container's cgroup has room for as many (package spec). The Go runtime ends
+// the process rather than make more.
 const MaxThreads = 256
 
 // nothing of these is needed, whatever the caller allows itself.
@@ -30,10 +39,11 @@ var zeroLimits = []struct {
 	{"RLIMIT_RTPRIO", unix.RLIMIT_RTPRIO},
 }
 
-// Limit sets the resource limits and the OOM score of this process. It comes
-// before anything that sizes itself by them, and before the root is entered.
-func Limit(vcpus int, oomScoreAdj *int) error {
-	if err := limitFiles(); err != nil {
+// Limit sets the resource limits and the OOM score of this process, whose guest
+// has so many bytes of RAM. It comes before anything that sizes itself by them,
+// and before the root is entered.
+func Limit(ram uint64, oomScoreAdj *int) error {
+	if err := limitFiles(openFiles(ram)); err != nil {
 		return err
 	}
 	for _, l := range zeroLimits {
@@ -41,7 +51,7 @@ func Limit(vcpus int, oomScoreAdj *int) error {
 			return fmt.Errorf("%s: %w", l.name, os.NewSyscallError("setrlimit", err))
 		}
 	}
-	debug.SetMaxThreads(MaxThreads + vcpus)
+	debug.SetMaxThreads(MaxThreads)
 	if oomScoreAdj != nil {
 		// When the host runs out of memory, this process stands for the
 		// container.
@@ -54,8 +64,7 @@ func Limit(vcpus int, oomScoreAdj *int) error {
 }
 
 // limitFiles sets the limit on descriptors, or takes what there is.
-func limitFiles() error {
-	files := uint64(maxOpenFiles)
+func limitFiles(files uint64) error {
 	if data, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
 		if most, err := strconv.ParseUint(string(data[:max(len(data)-1, 0)]), 10, 64); err == nil {
 			files = min(files, most)

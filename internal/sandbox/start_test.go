@@ -77,7 +77,7 @@ func child(name string) int {
 		host, err := InNetwork(b.HostNetworks)
 		fmt.Fprintln(log, "host", host, err)
 	case "confine":
-		err := cage.Limit(1, b.Plan.Spec.Process.OOMScoreAdj)
+		err := cage.Limit(1<<30, b.Plan.Spec.Process.OOMScoreAdj)
 		if err == nil {
 			_, err = cage.Close(cage.Options{Network: true})
 		}

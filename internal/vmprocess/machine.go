@@ -79,7 +79,7 @@ func (p *process) newMachine(share virtio.Device) (*machine, []virtio.Device) {
 // bounds the hooks.
 func (p *process) assemble(ctx context.Context) (*machine, error) {
 	plan := p.boot.Plan
-	if err := cage.Limit(plan.Machine.VCPUs, plan.Spec.Process.OOMScoreAdj); err != nil {
+	if err := cage.Limit(plan.Machine.MemoryBytes, plan.Spec.Process.OOMScoreAdj); err != nil {
 		return nil, err
 	}
 	p.trace("bootstrapped")
