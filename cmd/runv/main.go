@@ -9,6 +9,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
@@ -32,9 +33,15 @@ func main() {
 	os.Exit(run(os.Args))
 }
 
-// nameProcess gives a process that was started as /proc/self/exe the name that
-// ps and the kernel's log show.
-func nameProcess() { _ = os.WriteFile("/proc/self/comm", []byte("runv"), 0) }
+// nameProcess gives a process that was started through /proc/self the name that
+// ps and the kernel's log show. Threads have one of their own, and later ones
+// that of the thread which makes them.
+func nameProcess() {
+	threads, _ := filepath.Glob("/proc/self/task/*/comm")
+	for _, thread := range threads {
+		_ = os.WriteFile(thread, []byte("runv"), 0)
+	}
+}
 
 // run runs one verb and has the exit status.
 func run(args []string) int {
