@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/logging"
 )
 
@@ -108,6 +110,27 @@ func TestCheckRootfs(t *testing.T) {
 	for path, want := range map[string]string{file: "not a directory", filepath.Join(dir, "missing"): "no such directory"} {
 		if err := checkRootfs(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %q", path, err, want)
+		}
+	}
+}
+
+// TestFilterKilled: the end of a VM process by its filter is told apart.
+func TestFilterKilled(t *testing.T) {
+	for script, want := range map[string]struct {
+		status int
+		err    error
+	}{
+		"kill -SYS $$": {128 + 31, cage.ErrKilled},
+		"kill -9 $$":   {128 + 9, nil},
+		"exit 159":     {159, nil},
+	} {
+		cmd := exec.Command("sh", "-c", script)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		status, err := waitForwarding(cmd.Process, nil)
+		if status != want.status || !errors.Is(err, want.err) {
+			t.Errorf("%s: %d, %v; want %d, %v", script, status, err, want.status, want.err)
 		}
 	}
 }

@@ -21,7 +21,7 @@ type Options struct {
 
 	// Lacks are the layers that could not be had before, in one line each.
 	Lacks []string
-	// Require refuses to go on without them. Else the runtime has warned.
+	// Require refuses to go on without them, or without Landlock.
 	Require bool
 }
 
@@ -77,13 +77,12 @@ func Prepare() (proc *os.File, lacks []string, err error) {
 	return proc, lacks, nil
 }
 
-// Check has the layers that this host lacks, in one line each. With require they
-// are an error.
+// Check says before anything is made what is seen to be missing then, in one
+// line each: the other layers show in the VM process. With require it is an
+// error.
 func Check(require bool) (lacks []string, err error) {
-	for _, l := range Layers() {
-		if l.Err != nil {
-			lacks = append(lacks, l.Name+": "+l.Err.Error())
-		}
+	if _, _, err := landlockABI(); err != nil {
+		lacks = append(lacks, "landlock: "+err.Error())
 	}
 	if require && len(lacks) > 0 {
 		return nil, incomplete(lacks)

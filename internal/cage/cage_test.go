@@ -47,8 +47,15 @@ func caged(arg string) int {
 	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
 		return 3
 	}
-	if arg == "limits" {
+	switch arg {
+	case "limits":
 		return limited()
+	case "proc":
+		if err := lookAround(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 3
+		}
+		return 0
 	}
 	variant, name, _ := strings.Cut(arg, "/")
 	if name == "landlock" {
@@ -57,6 +64,17 @@ func caged(arg string) int {
 			return 3
 		}
 		return 0
+	}
+	if variant == "crash" {
+		o := variants["network"]
+		f, err := o.filter(os.Getpid())
+		if err == nil {
+			err = f.LoadAll()
+		}
+		if err == nil {
+			crashes[name].crash()
+		}
+		return 3
 	}
 	i := slices.IndexFunc(attempts, func(a attempt) bool { return a.name == name })
 	if i < 0 {
@@ -84,6 +102,28 @@ func caged(arg string) int {
 
 // cagedLandlock is there where there is Landlock: on the test host.
 var cagedLandlock func(variant string) error
+
+// crashes are ways in which a Go program ends that must not end with the filter's
+// word instead of its own.
+var crashes = map[string]struct {
+	crash func()
+	says  string
+}{
+	"panic":   {func() { panic("on purpose") }, "panic: on purpose"},
+	"fault":   {func() { var p *int; *p = 1 }, "nil pointer dereference"},
+	"threads": {func() { debug.SetMaxThreads(1) }, "program exceeds 1-thread limit"},
+	"abort":   {func() { _ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGABRT); select {} }, "SIGABRT"},
+}
+
+func TestCrash(t *testing.T) {
+	for name, c := range crashes {
+		out, err := exec.Command("/proc/self/exe", "caged", "crash/"+name).CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), c.says) {
+			t.Errorf("%s: %v; want status 2 and %q:\n%.300s", name, err, c.says, out)
+		}
+	}
+}
 
 // limited prints the limits that Limit leaves.
 func limited() int {
@@ -389,31 +429,39 @@ func TestMachineFiles(t *testing.T) {
 // TestProc: the file server's procfs shows this process's files and nothing of
 // the host's.
 func TestProc(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe", "caged", "proc")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// lookAround is the process in TestProc.
+func lookAround() error {
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return err
+	}
 	dir, err := NewProc()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	defer dir.Close()
 	f, err := os.Open("/etc/passwd")
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	defer f.Close()
 	at := func(name string) error {
-		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			unix.Close(fd)
-		}
+		_, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		return err
 	}
 	if err := at(fmt.Sprint(f.Fd())); err != nil {
-		t.Errorf("a descriptor of this process: %v", err)
+		return fmt.Errorf("a descriptor of this process: %w", err)
 	}
-	for _, name := range []string{"../../sys/kernel/core_pattern", "../../sysrq-trigger", "../../kcore", "../../mounts"} {
-		if err := at(name); err != unix.ENOENT {
-			t.Errorf("%s: %v; want ENOENT", name, err)
+	for _, name := range []string{"sys/kernel/core_pattern", "sysrq-trigger", "kcore"} {
+		if err := at("../../" + name); err != unix.ENOENT {
+			return fmt.Errorf("%s: %v; want ENOENT", name, err)
 		}
 	}
+	return nil
 }
 
 // TestOptions: what is not needed is not there.

@@ -9,25 +9,29 @@ import (
 )
 
 // NewProc opens /proc/self/fd for the file server, which reaches its files
-// through it. It is that of a procfs instance of its own, mounted nowhere, that
-// shows the processes this one may trace, which is itself, and neither /proc/sys
-// nor anything else of the host's. The error says why the host's own took its
-// place; the directory is nil if that failed too.
+// through it. It is that of a procfs instance of its own that shows the processes
+// this one may trace, which is itself, and neither /proc/sys nor anything else of
+// the host's. The instance comes to lie on /proc: this process must be in a mount
+// namespace of its own, and goes away from there with everything else. (A mount
+// that is nowhere would cost a grace period of RCU by itself.) The error says why
+// the host's own took its place; the directory is nil if that failed too.
 func NewProc() (*os.File, error) {
+	lack := mountProc()
+	dir, err := os.OpenFile("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return dir, lack
+}
+
+func mountProc() error {
 	mount, err := privateProc()
 	if err != nil {
-		dir, openErr := os.OpenFile("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY, 0)
-		if openErr != nil {
-			return nil, openErr
-		}
-		return dir, err
+		return err
 	}
 	defer unix.Close(mount)
-	fd, err := unix.Openat(mount, "self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("procfs: %w", os.NewSyscallError("openat", err))
-	}
-	return os.NewFile(uintptr(fd), "/proc/self/fd"), nil
+	err = unix.MoveMount(mount, "", unix.AT_FDCWD, "/proc", unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
 }
 
 func privateProc() (int, error) {

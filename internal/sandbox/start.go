@@ -104,8 +104,9 @@ func Start(o Options) (*Process, error) {
 		return nil, err
 	}
 	program, closeProgram := executable()
-	defer closeProgram()
 	child, err := startIn(join, program, []string{"runv", "vm", o.ID}, attr)
+	// The end of a mount waits for a grace period of RCU, and nobody for it.
+	go closeProgram()
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start the VM process: %w", err)
@@ -121,13 +122,15 @@ func executable() (path string, close func()) {
 	if err != nil {
 		return self, func() {}
 	}
-	defer f.Close()
 	// Above the numbers that the new process gets.
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, logFD+1)
 	if err != nil {
-		return self, func() {}
+		return self, func() { f.Close() }
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), func() { unix.Close(fd) }
+	return fmt.Sprintf("/proc/self/fd/%d", fd), func() {
+		f.Close()
+		unix.Close(fd)
+	}
 }
 
 // joined is an existing namespace.

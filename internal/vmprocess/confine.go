@@ -35,6 +35,9 @@ func (p *process) confine(root *sandbox.Root, share *fs.Device, mirror *netmirro
 	for _, fd := range replaced {
 		p.log.Warn("a descriptor that is not in the list was closed", "fd", fd)
 	}
+	for _, layer := range lacks {
+		p.log.Warn("a layer around the VM process is missing on this host: " + layer + ": see runv check")
+	}
 	if err := root.Enter(); err != nil {
 		return err
 	}

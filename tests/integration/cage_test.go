@@ -14,6 +14,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
 )
 
 // caps are capability sets as /proc shows them.
@@ -49,7 +51,7 @@ func TestCage(t *testing.T) {
 			dir := bundle(t, trap, tt.edit)
 			id := newID()
 			log := filepath.Join(t.TempDir(), "log")
-			b := inBackground(t, "--debug", "--log", log, "run", "--bundle", dir, id)
+			b := inBackground(t, "--cage", "require", "--debug", "--log", log, "run", "--bundle", dir, id)
 			b.out.wait(t, "ready")
 			pid := stateOf(t, id).Pid
 			checkThreads(t, pid, caps(tt.caps...))
@@ -70,6 +72,17 @@ func TestCage(t *testing.T) {
 			runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
 			b.end(t)
 		})
+	}
+}
+
+// TestCagePolicy: what is neither of the two words is refused.
+func TestCagePolicy(t *testing.T) {
+	r := runv(t, nil, "--cage", "off", "list")
+	r.expect(t, "", "runv: --cage: \"off\" is neither warn nor require\n", 1)
+	dir := bundle(t, []string{"true"}, func(s *specs.Spec) { s.Annotations[spec.AnnotationCage] = "off" })
+	r = runv(t, nil, "run", "-b", dir, newID())
+	if r.expect(t, "", "*", 1); !strings.Contains(r.stderr, "neither warn nor require") {
+		t.Errorf("stderr %q", r.stderr)
 	}
 }
 
