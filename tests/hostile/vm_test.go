@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/metrics"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -113,6 +114,7 @@ func (o *outcome) run(j *job) (err error) {
 		}
 		select {
 		case <-h.monitor.done:
+			o.HeapBytes, o.Files[1] = peak.stop()
 			o.QuietAfter = quiet()
 			close(h.monitor.proceed)
 		case <-ctx.Done():
@@ -157,7 +159,7 @@ const closeLimit = 8 * time.Second
 // quiet waits until this process uses next to no processor time, and returns
 // after how many milliseconds, -1 if that does not happen.
 func quiet() float64 {
-	const window, enough = 50 * time.Millisecond, 10 * time.Millisecond
+	const window, enough = 60 * time.Millisecond, 20 * time.Millisecond
 	begun := time.Now()
 	for time.Since(begun) < 10*time.Second {
 		before := cpuTime()
@@ -189,6 +191,7 @@ func openFiles() int {
 type sampler struct {
 	heap  uint64
 	files int
+	once  sync.Once
 	end   chan struct{}
 	ended chan struct{}
 }
@@ -197,7 +200,7 @@ func newSampler() *sampler {
 	s := &sampler{end: make(chan struct{}), ended: make(chan struct{})}
 	go func() {
 		defer close(s.ended)
-		tick := time.NewTicker(5 * time.Millisecond)
+		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			s.sample()
@@ -219,7 +222,7 @@ func (s *sampler) sample() {
 }
 
 func (s *sampler) stop() (heap uint64, files int) {
-	close(s.end)
+	s.once.Do(func() { close(s.end) })
 	<-s.ended
 	return s.heap, s.files
 }

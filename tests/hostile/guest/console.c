@@ -75,7 +75,7 @@ CASE(flood, "8 MiB of output as fast as it is taken", "")
 	works();
 }
 
-CASE(flood_repeat, "one chain of 1000 MiB made of the same MiB", "mem=64")
+CASE(flood_repeat, "one chain of 128 MiB made of 1024 times the same buffer", "")
 {
 	u64 dev = negotiate(find(CONSOLE, 0), F_INDIRECT);
 	struct queue tx;
@@ -83,10 +83,10 @@ CASE(flood_repeat, "one chain of 1000 MiB made of the same MiB", "mem=64")
 	tx = queue(dev, 1, 16);
 	driver_ok(dev);
 	struct desc *t = alloc(1024 * 16, 4096);
-	u64 b = (u64)alloc(1 << 20, 4096);
-	for (int i = 0; i < 1000; i++)
-		t[i] = (struct desc){b, 1 << 20, i < 999 ? NEXT : 0, i + 1};
-	put(&tx, 0, (u64)t, 1000 * 16, INDIRECT, 0);
+	u64 b = (u64)alloc(128 << 10, 4096);
+	for (int i = 0; i < 1024; i++)
+		t[i] = (struct desc){b, 128 << 10, i < 1023 ? NEXT : 0, i + 1};
+	put(&tx, 0, (u64)t, 1024 * 16, INDIRECT, 0);
 	offer(&tx, 0);
 	kick(&tx);
 	wait_used(&tx, 0);

@@ -340,7 +340,7 @@ static void flip(void)
 	}
 }
 
-CASE(flip_second, "a second processor changes length, address and flags of every descriptor, all the time", "vcpus=2")
+CASE(flip_second, "a second processor changes length, address and flags of every descriptor, all the time", "vcpus=2 processor")
 {
 	struct queue q = rng_start(0);
 	second_queue = &q;
