@@ -38,6 +38,9 @@ const handshakeTimeout = 15 * time.Second
 
 // DialAgent connects to a port of the guest through agent.sock.
 func (s *Store) DialAgent(ctx context.Context, id string, port uint32) (net.Conn, error) {
+	if err := s.trustRoot(); err != nil {
+		return nil, err
+	}
 	dir, err := os.OpenFile(filepath.Join(s.root, id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err

@@ -292,8 +292,11 @@ func (c *Container) readState() ([]byte, error) {
 	}
 	// O_NONBLOCK: a FIFO is an error, and no wait.
 	f, err := os.OpenFile(filepath.Join(c.dir, stateName), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) {
+	switch {
+	case errors.Is(err, unix.ELOOP):
 		return nil, fmt.Errorf("%s: %w: it is a symbolic link: remove it", filepath.Join(c.dir, stateName), ErrUntrusted)
+	case errors.Is(err, unix.ENXIO):
+		return nil, fmt.Errorf("%s: %w: it is a socket: remove it", filepath.Join(c.dir, stateName), ErrUntrusted)
 	}
 	if err != nil {
 		return nil, err
@@ -322,10 +325,17 @@ func (c *Container) Save() error {
 		return err
 	}
 	path := filepath.Join(c.dir, stateName)
-	// The lock is held, so one temporary name is enough, and a leftover is
-	// overwritten.
+	// The lock is held, so one temporary name is enough, and a leftover goes.
 	temp := path + ".tmp"
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(temp, path)
