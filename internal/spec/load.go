@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // ConfigName is the configuration's file name inside a bundle.
@@ -21,7 +23,8 @@ const maxConfig = 16 << 20
 // Load reads and parses the config.json of the bundle directory.
 func Load(bundle string) (*specs.Spec, error) {
 	path := filepath.Join(bundle, ConfigName)
-	f, err := os.Open(path)
+	// Neither a FIFO without a writer nor a terminal is waited for.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("%s: no such file: give a bundle directory with --bundle, or make one with `runv spec`", path)
@@ -29,6 +32,11 @@ func Load(bundle string) (*specs.Spec, error) {
 		return nil, err
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
 		return nil, err
@@ -81,9 +89,18 @@ func decode(data []byte, v any) error {
 		if field == "" {
 			field = "the document"
 		}
-		return fmt.Errorf("line %d, column %d (offset %d): %s is a JSON %s where a %s is expected", line, column, kind.Offset, field, kind.Value, kind.Type)
+		return fmt.Errorf("line %d, column %d (offset %d): %s is a JSON %s where a %s is expected", line, column, kind.Offset, clip(field), clip(kind.Value), kind.Type)
 	}
-	return fmt.Errorf("invalid JSON: %w", err)
+	return fmt.Errorf("invalid JSON: %s", clip(err.Error()))
+}
+
+// clip shortens what an error quotes of a configuration.
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // position is the line and column, both from 1, of the byte before offset.

@@ -125,7 +125,15 @@ func isBind(m specs.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
+// maxMounts bounds the mounts of a container, each of which is held against the
+// others.
+const maxMounts = 4096
+
 func (p *planner) mounts() {
+	if n := len(p.in.Mounts); n > maxMounts {
+		p.refuse("mounts", "%d of them: at most %d", n, maxMounts)
+		return
+	}
 	for i, m := range p.in.Mounts {
 		at := indexed("mounts", i, m.Destination)
 		p.destination(at, m.Destination)

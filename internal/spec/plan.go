@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-multierror"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -133,16 +135,41 @@ func (p *planner) warn(property, format string, args ...any) {
 	p.plan.Warnings = append(p.plan.Warnings, property+": "+fmt.Sprintf(format, args...))
 }
 
+// maxProblems is how many problems an error shows, maxProblem how many bytes of
+// each.
+const (
+	maxProblems = 16
+	maxProblem  = 400
+)
+
 // oneLine shows a list of problems on the single line that an error has.
 func oneLine(errs []error) string {
 	if len(errs) == 1 {
-		return errs[0].Error()
+		return oneProblem(errs[0])
 	}
-	parts := make([]string, len(errs))
-	for i, err := range errs {
-		parts[i] = fmt.Sprintf("(%d) %v", i+1, err)
+	var parts []string
+	for i, err := range errs[:min(len(errs), maxProblems)] {
+		parts = append(parts, fmt.Sprintf("(%d) %s", i+1, oneProblem(err)))
+	}
+	if more := len(errs) - len(parts); more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", more))
 	}
 	return fmt.Sprintf("%d problems: %s", len(errs), strings.Join(parts, "; "))
+}
+
+// oneProblem is an error's text without what would not stay on its line: names
+// in a configuration can be anything.
+func oneProblem(err error) string {
+	text := err.Error()
+	if len(text) > maxProblem {
+		text = text[:maxProblem] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 func (p *planner) version() {

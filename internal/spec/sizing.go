@@ -2,8 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -203,8 +201,14 @@ func parseSize(s string) (uint64, error) {
 
 // ParseSet has the members of a cpuset list such as "0-3,7", in order.
 func ParseSet(list string) ([]int, error) {
-	const most = 1 << 13 // CONFIG_NR_CPUS of the largest kernels
-	seen := make(map[int]bool)
+	const (
+		most    = 1 << 13 // CONFIG_NR_CPUS of the largest kernels
+		maxText = 8 * most
+	)
+	if len(list) > maxText {
+		return nil, fmt.Errorf("a list of %d bytes: at most %d", len(list), maxText)
+	}
+	var seen [most]bool
 	for part := range strings.SplitSeq(list, ",") {
 		first, last, ranged := strings.Cut(strings.TrimSpace(part), "-")
 		if !ranged {
@@ -216,10 +220,16 @@ func ParseSet(list string) ([]int, error) {
 			return nil, fmt.Errorf("%q is not a list such as 0-3,7", list)
 		}
 		for n := a; n <= b; n++ {
-			seen[int(n)] = true
+			seen[n] = true
 		}
 	}
-	return slices.Sorted(maps.Keys(seen)), nil
+	var set []int
+	for n, in := range seen {
+		if in {
+			set = append(set, n)
+		}
+	}
+	return set, nil
 }
 
 // countSet counts the members of a cpuset list.
