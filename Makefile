@@ -84,6 +84,12 @@ bench: bin/runv ## runv beside crun, runc and runsc: ROUNDS (5) measurements of 
 	@tests/deps bench
 	@tests/bench/run
 
+.PHONY: chaos
+chaos: bin/runv ## ROUNDS (200) lifecycles on the test host, in each of which something is killed
+	@tests/deps test
+	@CGO_ENABLED=0 go build -o bin/chaos ./tests/chaos
+	@tests/host/run -t 7200 -- bin/chaos -rounds $(or $(ROUNDS),200) </dev/null
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (1m)
 	@tests/deps build
