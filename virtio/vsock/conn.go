@@ -88,6 +88,11 @@ type Conn struct {
 
 	onEnd func(orderly bool)
 
+	// Of Forward. While forwarding is set, rest has what is received.
+	take       func(bufs [][]byte) int
+	rest       func()
+	forwarding bool
+
 	control, waiting link // guarded by ring.mu
 	closing          link // guarded by Device.mu
 }
@@ -232,6 +237,7 @@ func (c *Conn) die(err error, reset bool) outcome {
 	if c.onEnd != nil {
 		go c.onEnd(c.orderly())
 	}
+	c.forwardRest()
 	return outcome{dead: true, reset: reset}
 }
 

@@ -66,6 +66,15 @@ type Options struct {
 	// one of 16 KiB each.
 	MaxBuffer uint64
 
+	// MaxSeqpacket bounds the SOCK_SEQPACKET connections among MaxConns; default
+	// an eighth of those. As a message has to fit in, their small receive
+	// buffers have 128 KiB.
+	MaxSeqpacket int
+
+	// Backlog is how many connections of a listener wait for Accept before the
+	// guest's requests are refused; default 128.
+	Backlog int
+
 	// CloseTimeout is how long the guest may take to acknowledge that a
 	// connection is closed; default 8 seconds.
 	CloseTimeout time.Duration
@@ -73,7 +82,10 @@ type Options struct {
 	Log *slog.Logger // default: slog.Default
 }
 
-const smallWindow = 16 << 10
+const (
+	smallWindow     = 16 << 10
+	seqpacketWindow = 128 << 10
+)
 
 // Device is a virtio socket device. It implements virtio.Device.
 type Device struct {
@@ -81,25 +93,29 @@ type Device struct {
 	maxConns     int
 	window       uint32
 	maxBuffer    uint64
+	maxSeqpacket int
+	backlog      int
 	closeTimeout time.Duration
 
 	guestCID atomic.Uint64
 	ring     ring
 	events   events
 	rejects  rejects
+	slices   [maxSlices][]byte // for the transmit loop
 
 	life   sync.Mutex // serializes Activate and Reset
 	active *activation
 
-	mu        sync.Mutex // innermost
-	ready     bool
-	seqpacket bool // negotiated
-	conns     map[connKey]*Conn
-	closing   list   // those in stateClosing, oldest first
-	slots     int    // connections, and dead ones that hold data
-	buffers   uint64 // sum of their receive buffers
-	listeners map[listenKey]*Listener
-	nextPort  uint32
+	mu         sync.Mutex // innermost
+	ready      bool
+	seqpacket  bool // negotiated
+	conns      map[connKey]*Conn
+	closing    list   // those in stateClosing, oldest first
+	slots      int    // connections, and dead ones that hold data
+	seqpackets int    // of them
+	buffers    uint64 // sum of their receive buffers
+	listeners  map[listenKey]*Listener
+	nextPort   uint32
 }
 
 var _ virtio.Device = (*Device)(nil)
@@ -111,11 +127,13 @@ func New(o Options) *Device {
 		maxConns:     cmp.Or(o.MaxConns, 1024),
 		window:       cmp.Or(o.Window, 256<<10),
 		maxBuffer:    cmp.Or(o.MaxBuffer, 64<<20),
+		backlog:      cmp.Or(o.Backlog, 128),
 		closeTimeout: cmp.Or(o.CloseTimeout, 8*time.Second),
 		conns:        make(map[connKey]*Conn),
 		listeners:    make(map[listenKey]*Listener),
 		nextPort:     firstPort,
 	}
+	d.maxSeqpacket = cmp.Or(o.MaxSeqpacket, max(1, d.maxConns/8))
 	if d.log == nil {
 		d.log = slog.Default()
 	}
@@ -298,6 +316,9 @@ func (d *Device) settle(c *Conn, out outcome, release bool) {
 	if release {
 		d.mu.Lock()
 		d.slots--
+		if c.typ == TypeSeqpacket {
+			d.seqpackets--
+		}
 		d.buffers -= uint64(c.bufAlloc)
 		d.mu.Unlock()
 	}

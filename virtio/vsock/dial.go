@@ -107,6 +107,9 @@ func (d *Device) add(typ Type, key connKey, ephemeral bool) (c, evict *Conn, err
 		evict = d.closing.head.conn
 		d.closing.remove(&evict.closing)
 	}
+	if typ == TypeSeqpacket && d.seqpackets >= d.maxSeqpacket {
+		return nil, evict, syscall.EMFILE
+	}
 	for ephemeral {
 		key.host = d.nextPort
 		if d.nextPort++; d.nextPort == portAny {
@@ -118,7 +121,14 @@ func (d *Device) add(typ Type, key connKey, ephemeral bool) (c, evict *Conn, err
 	}
 	window := d.window
 	if d.buffers+uint64(window) > d.maxBuffer {
-		window = min(window, smallWindow)
+		small := uint32(smallWindow)
+		if typ == TypeSeqpacket {
+			small = seqpacketWindow
+		}
+		window = min(window, small)
+	}
+	if typ == TypeSeqpacket {
+		d.seqpackets++
 	}
 	c = newConn(d, key, typ, window)
 	d.conns[key] = c

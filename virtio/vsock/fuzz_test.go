@@ -276,7 +276,7 @@ func FuzzDevice(f *testing.F) {
 			data = data[:4096]
 		}
 		before := runtime.NumGoroutine()
-		d := newDevice(Options{MaxConns: 8, MaxBuffer: 1 << 20, CloseTimeout: time.Millisecond})
+		d := newDevice(Options{MaxConns: 8, MaxSeqpacket: 8, MaxBuffer: 1 << 20, CloseTimeout: time.Millisecond})
 		g := newGuest(t, d, guestOptions{entries: 16, noReceive: true, racy: true, txSize: HeaderSize + 8<<10})
 		ctx, cancel := context.WithCancel(context.Background())
 		h := &hostile{t: t, d: d, g: g, data: data}

@@ -23,7 +23,7 @@ func TestListener(t *testing.T) {
 		g.send(Header{SrcPort: port, DstPort: hostPort, Op: OpRequest}, "")
 		return g.recv().Op
 	}
-	for i := range uint32(backlog) {
+	for i := range uint32(d.backlog) {
 		if op := request(i); op != OpResponse {
 			t.Fatalf("request %d: %v", i, op)
 		}
@@ -40,7 +40,7 @@ func TestListener(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	for range backlog {
+	for range d.backlog {
 		g.expect(OpRst)
 	}
 	wantSlots(t, d, 1)

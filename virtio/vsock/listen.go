@@ -6,10 +6,6 @@ import (
 	"syscall"
 )
 
-// backlog is how many connections of a listener wait for Accept before the
-// guest's requests are refused.
-const backlog = 128
-
 type listenKey struct {
 	typ  Type
 	port uint32
@@ -100,7 +96,7 @@ func (l *Listener) Close() error {
 func (d *Device) request(h *Header, key connKey) *Conn {
 	d.mu.Lock()
 	l := d.listeners[listenKey{h.Type, h.DstPort}]
-	if l == nil || len(l.queue) >= backlog {
+	if l == nil || len(l.queue) >= d.backlog {
 		d.mu.Unlock()
 		return nil
 	}

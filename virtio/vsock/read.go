@@ -172,28 +172,35 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 			}
 			return total, c.opError("read", err)
 		}
-		ch := c.in.take()
-		c.mu.Unlock()
-
-		m, err := w.Write(ch.data[ch.off:ch.end])
-		if err == nil && m < ch.end-ch.off {
-			err = io.ErrShortWrite
-		}
+		m, err := c.writeChunk(w)
 		total += int64(m)
-
-		c.mu.Lock()
-		c.fwdCnt += uint32(ch.end - ch.off)
-		update := c.creditDue()
-		release := c.releaseSlot()
-		c.mu.Unlock()
-		ch.release()
-		if update || release {
-			c.dev.settle(c, outcome{control: update}, release)
-		}
 		if err != nil {
 			return total, err
 		}
 	}
+}
+
+// writeChunk writes the first chunk of what is buffered to w. The caller holds
+// mu, which is released.
+func (c *Conn) writeChunk(w io.Writer) (int, error) {
+	ch := c.in.take()
+	c.mu.Unlock()
+
+	n, err := w.Write(ch.data[ch.off:ch.end])
+	if err == nil && n < ch.end-ch.off {
+		err = io.ErrShortWrite
+	}
+
+	c.mu.Lock()
+	c.fwdCnt += uint32(ch.end - ch.off)
+	update := c.creditDue()
+	release := c.releaseSlot()
+	c.mu.Unlock()
+	ch.release()
+	if update || release {
+		c.dev.settle(c, outcome{control: update}, release)
+	}
+	return n, err
 }
 
 // creditDue reports whether the guest ought to be told that there is room in
@@ -246,6 +253,14 @@ func (c *Conn) deliver(h *Header, r *virtqueue.Reader) (ok, update bool) {
 		c.ends.ends = append(c.ends.ends, messageEnd{c.rxCnt, h.Flags&SeqEOR != 0})
 		c.rcond.Signal()
 		return true, false
+	}
+	if c.take != nil && !c.forwarding {
+		n -= c.forward(r, n)
+		if n > 0 {
+			c.in.append(r, n)
+			c.forwardRest()
+		}
+		return true, c.creditDue()
 	}
 	if len(c.dst) > c.dstN && c.in.n == 0 {
 		m, _ := r.Read(c.dst[c.dstN:min(len(c.dst), c.dstN+n)])

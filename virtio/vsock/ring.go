@@ -89,15 +89,15 @@ type ring struct {
 
 	mu      sync.Mutex // before Conn.mu
 	q       *virtio.ActiveQueue
-	err     error // the driver broke the rules
-	next    virtqueue.Chain
-	have    bool // next was popped and not used
-	kicks   bool // the driver was asked to notify
-	notify  bool // the driver wants an interrupt for what was pushed
+	err     error             // the driver broke the rules
+	next    []virtqueue.Chain // popped and not used
+	kicks   bool              // the driver was asked to notify
+	notify  bool              // the driver wants an interrupt for what was pushed
 	resets  []Header
 	control list // connections with something pending
 	waiting list // connections whose writer waits
 	drained sync.Cond
+	slices  [maxSlices][]byte // for sendFrom
 }
 
 // start begins to use q.
@@ -111,7 +111,7 @@ func (r *ring) start(q *virtio.ActiveQueue) {
 func (r *ring) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.q, r.next, r.have, r.resets = nil, virtqueue.Chain{}, false, nil
+	r.q, r.next, r.resets = nil, nil, nil
 	for r.control.head != nil {
 		r.control.remove(r.control.head)
 	}
@@ -123,10 +123,10 @@ func (r *ring) stop() {
 
 // available reports whether there is a buffer in r.next. When there is none,
 // the driver has been asked to notify.
-func (r *ring) available() bool {
-	if r.have {
-		return true
-	}
+func (r *ring) available() bool { return len(r.next) > 0 || r.pop() }
+
+// pop adds a buffer to r.next, as available does.
+func (r *ring) pop() bool {
 	if r.q == nil || r.err != nil {
 		return false
 	}
@@ -140,7 +140,7 @@ func (r *ring) available() bool {
 			return false
 		}
 		if ok {
-			r.next, r.have = c, true
+			r.next = append(r.next, c)
 			if r.kicks {
 				r.kicks = false
 				r.q.SetNotify(false) // a hint: an error would come back from Pop
@@ -171,10 +171,10 @@ func (r *ring) fail(err error) {
 	}
 }
 
-// put sends a packet in r.next: h, completed with the length, and as much of p
-// as fits. It returns the number of bytes of p.
+// put sends a packet in the first buffer of r.next: h, completed with the length,
+// and as much of p as fits. It returns the number of bytes of p.
 func (r *ring) put(h *Header, p []byte) int {
-	w := virtqueue.NewWriter(r.next.Writable)
+	w := virtqueue.NewWriter(r.next[0].Writable)
 	n := min(len(p), w.Len()-HeaderSize, maxPacket)
 	h.Len = uint32(n)
 	if h.Op == OpRW && n < len(p) {
@@ -187,14 +187,23 @@ func (r *ring) put(h *Header, p []byte) int {
 	h.Put(b[:])
 	w.Write(b[:])
 	w.Write(p[:n])
-	notify, err := r.q.Push(r.next.Head, w.Written())
-	r.next.Release()
-	r.next, r.have = virtqueue.Chain{}, false
+	r.push(w.Written())
+	return n
+}
+
+// push gives the first buffer of r.next back to the driver, with n bytes in it.
+func (r *ring) push(n uint32) {
+	c := r.next[0]
+	notify, err := r.q.Push(c.Head, n)
+	c.Release()
+	last := len(r.next) - 1
+	copy(r.next, r.next[1:])
+	r.next[last] = virtqueue.Chain{}
+	r.next = r.next[:last]
 	if err != nil {
 		r.fail(err)
 	}
 	r.notify = r.notify || notify
-	return n
 }
 
 // flush sends what is pending, as far as there are buffers, and reports
@@ -320,6 +329,25 @@ func (r *ring) leave(c *Conn) {
 	}
 }
 
+// turnOf reports whether c may use the driver's buffers now: there are some, and
+// it is its turn. Otherwise it is put on the list of those who wait.
+func (r *ring) turnOf(c *Conn) bool {
+	c.mu.Lock()
+	turn := c.turn
+	c.turn = false
+	c.mu.Unlock()
+	if r.flush() && (turn || r.waiting.head == nil) && r.available() {
+		return true
+	}
+	if turn {
+		r.waiting.pushFront(&c.waiting)
+	} else {
+		r.waiting.pushBack(&c.waiting)
+	}
+	r.end()
+	return false
+}
+
 // send sends p as far as there are credit and buffers, but not more than a
 // turn. When it ends for want of buffers, or it is the turn of others, c is
 // put on the list of those who wait.
@@ -329,18 +357,7 @@ func (r *ring) send(c *Conn, p []byte, flags uint32) (int, error) {
 	if r.q == nil || r.err != nil {
 		return 0, syscall.ECONNRESET
 	}
-	c.mu.Lock()
-	turn := c.turn
-	c.turn = false
-	c.mu.Unlock()
-
-	if !r.flush() || (!turn && r.waiting.head != nil) || !r.available() {
-		if turn {
-			r.waiting.pushFront(&c.waiting)
-		} else {
-			r.waiting.pushBack(&c.waiting)
-		}
-		r.end()
+	if !r.turnOf(c) {
 		return 0, nil
 	}
 	n := 0

@@ -208,6 +208,9 @@ func (c *Conn) peerShutdown(flags uint32) outcome {
 	}
 	c.rcond.Broadcast()
 	c.wcond.Broadcast()
+	if flags&ShutdownSend != 0 {
+		c.forwardRest()
+	}
 	return outcome{}
 }
 

@@ -49,9 +49,19 @@ func (e *packetEnds) consumed(fwd uint32) {
 	}
 }
 
+// packetCredit returns how many packets may be sent. The caller holds mu.
+func (c *Conn) packetCredit() int {
+	n := c.inFlight.len()
+	most := min(maxInFlight, int(c.peerAlloc/packetCost))
+	if n == 0 {
+		most = max(most, 1)
+	}
+	return max(0, most-n)
+}
+
 // credit returns how many bytes the next packet may have. The caller holds mu.
 func (c *Conn) credit() int {
-	if n := c.inFlight.len(); n > 0 && n >= min(maxInFlight, int(c.peerAlloc/packetCost)) {
+	if c.packetCredit() == 0 {
 		return 0
 	}
 	return int(max(0, int64(c.peerAlloc)-int64(c.txCnt-c.peerFwd)))
