@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -23,7 +24,7 @@ func TestHostNetworks(t *testing.T) {
 		{"none", nil, true},
 		{"its own", []spec.Namespace{{Type: specs.NetworkNamespace}}, false},
 		{"the host's, by path", []spec.Namespace{{Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"}}, true},
-		{"the host's, by another path", []spec.Namespace{{Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"}}, true},
+		{"the host's, by another path", []spec.Namespace{{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())}}, true},
 		{"a container's, by path", []spec.Namespace{{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", target.Pid)}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

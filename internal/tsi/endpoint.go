@@ -2,6 +2,7 @@ package tsi
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"time"
 
@@ -140,3 +141,6 @@ func (e *endpoint) finish() {
 	}
 	e.conn.Close()
 }
+
+// isEOF reports whether err says that the guest sends no more.
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }

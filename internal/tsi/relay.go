@@ -1,34 +1,62 @@
 package tsi
 
 import (
-	"sync"
+	"cmp"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const relayBuffer = 64 << 10
+// relay carries the bytes of a TCP connection both ways. It holds no buffer:
+// bytes go between the socket and the guest's memory, and wait on that side of
+// the two from which they come. While nothing is to be done, there is the one
+// goroutine that waits for the peer.
+type relay struct {
+	sock *socket
+	conn Conn
 
-var relayBuffers = sync.Pool{New: func() any { b := make([]byte, relayBuffer); return &b }}
+	// Of takeNow, which has one caller at a time.
+	bufs  [][]byte
+	taken int
+	write func(fd uintptr)
 
-// relay carries the bytes of the TCP connection both ways until the guest has
-// closed its connection, or the TCP connection broke.
+	// Of toGuest.
+	fill   func(bufs [][]byte) (int, error)
+	fd     int
+	read   func(fd uintptr) bool
+	got    int
+	failed error
+
+	errno    atomic.Int32  // of a write
+	patience atomic.Int64  // how long to wait for the peer, when it is above 0
+	sent     chan struct{} // closed when all that the guest has sent is dealt with
+}
+
+// relay relays until the guest has closed its connection, or the TCP connection
+// broke.
 func (e *endpoint) relay() {
 	k, c := e.sock, e.conn
 	e.srv.counters.connections.Add(1)
 	defer e.srv.counters.connections.Add(-1)
+	r := &relay{sock: k, conn: c, sent: make(chan struct{})}
+	r.write = func(fd uintptr) { r.taken = r.writeOnce(int(fd), r.bufs) }
+	r.fill = r.fillNow
+	r.read = func(fd uintptr) bool {
+		r.fd = int(fd)
+		r.got, r.failed = c.SendFrom(r.fill)
+		return r.failed != error(unix.EAGAIN)
+	}
+
 	ended := make(chan struct{})
 	orderly := false
 	c.OnEnd(func(o bool) {
 		orderly = o
-		k.file.SetReadDeadline(past) // toGuest has no one left to read for
+		k.file.SetReadDeadline(past) // there is no one left to read for
 		close(ended)
 	})
-	w := &socketWriter{k: k}
-	var from sync.WaitGroup
-	from.Go(func() { e.fromGuest(w) })
-	e.toGuest()
+	c.Forward(r.takeNow, r.takeRest)
+	r.toGuest()
 	<-ended
 	if !orderly {
 		k.setAbort()
@@ -36,108 +64,133 @@ func (e *endpoint) relay() {
 	if e.srv.awaitControl(); k.aborts() {
 		k.close() // what the guest has sent is not to be delivered
 	}
-	w.drain(e.srv.drainTimeout)
-	from.Wait()
+	r.drain(e.srv.drainTimeout)
+	<-r.sent
 }
 
 // toGuest carries what the peer sends.
-func (e *endpoint) toGuest() {
-	k, c := e.sock, e.conn
+func (r *relay) toGuest() {
+	k, c := r.sock, r.conn
 	for {
-		var buf *[]byte
-		var n int
-		var errno unix.Errno
-		err := k.raw.Read(func(fd uintptr) bool {
-			if buf == nil {
-				buf = relayBuffers.Get().(*[]byte)
-			}
-			n, errno = readv(int(fd), [][]byte{*buf})
-			if errno != unix.EAGAIN {
-				return true
-			}
-			relayBuffers.Put(buf) // none is held while nothing comes
-			buf = nil
-			return false
-		})
-		if err != nil {
-			if buf != nil {
-				relayBuffers.Put(buf)
-			}
+		if err := k.raw.Read(r.read); err != nil {
 			return // the guest has closed the connection
 		}
+		errno, isErrno := r.failed.(unix.Errno)
 		switch {
-		case errno != 0:
-			k.fail(errno)
-		case n > 0:
-			e.srv.counters.bytesReceived.Add(uint64(n))
-			_, err = c.Write((*buf)[:n])
-		}
-		relayBuffers.Put(buf)
-		switch {
-		case errno != 0 || (n == 0 && k.broken.Load()):
-			c.Abort()
-			return
-		case n == 0:
+		case r.failed == nil && r.got > 0:
+			k.srv.counters.bytesReceived.Add(uint64(r.got))
+		case r.failed == nil && !r.broken():
 			c.CloseWrite()
 			return
-		case err != nil:
+		case r.failed == nil || isErrno:
+			k.fail(cmp.Or(errno, unix.Errno(r.errno.Load())))
+			c.Abort()
+			return
+		default:
 			return // the guest receives no more
 		}
 	}
 }
 
-// fromGuest carries what the guest sends.
-func (e *endpoint) fromGuest(w *socketWriter) {
-	k, c := e.sock, e.conn
-	_, err := c.WriteTo(w)
+// broken reports whether an end of file is none: the error of a broken
+// connection went to a write, which is how the kernel tells it once.
+func (r *relay) broken() bool {
+	if r.errno.Load() != 0 {
+		return true
+	}
+	select {
+	case <-r.sent:
+		return false // both have sent their FIN, after which the state is the same
+	default:
+	}
+	var info [1]byte // tcpi_state
+	errno := r.sock.control(func(fd int) unix.Errno {
+		_, errno := getsockopt(fd, unix.SOL_TCP, unix.TCP_INFO, info[:])
+		return errno
+	})
+	return errno == 0 && info[0] == unix.BPF_TCP_CLOSE
+}
+
+// fillNow reads what has arrived into the guest's memory.
+func (r *relay) fillNow(bufs [][]byte) (int, error) {
+	n, errno := readv(r.fd, bufs)
+	if errno != 0 {
+		return 0, errno
+	}
+	return n, nil
+}
+
+// takeNow sends from the guest's memory what the socket has room for.
+func (r *relay) takeNow(bufs [][]byte) int {
+	if r.errno.Load() != 0 {
+		return 0
+	}
+	r.bufs, r.taken = bufs, 0
+	r.sock.raw.Control(r.write) // fails when the socket is closed: nothing is taken
+	r.bufs = nil
+	return r.taken
+}
+
+func (r *relay) writeOnce(fd int, bufs [][]byte) int {
+	n, errno := writev(fd, bufs)
+	if errno != 0 {
+		if errno != unix.EAGAIN {
+			r.errno.CompareAndSwap(0, int32(errno))
+		}
+		return 0
+	}
+	r.sock.srv.counters.bytesSent.Add(uint64(n))
+	return n
+}
+
+// takeRest sends what takeNow had to leave, and deals with the end of what the
+// guest sends.
+func (r *relay) takeRest() {
+	k := r.sock
+	err := r.conn.WriteBuffered(r)
+	errno := unix.Errno(r.errno.Load())
 	switch {
-	case w.errno != 0:
-		k.fail(w.errno)
-		c.CloseRead() // the guest learns of it with its next send
+	case errno != 0:
+		k.fail(errno)
+		r.conn.CloseRead() // the guest learns of it with its next send
 	case err == nil:
+		return
+	case isEOF(err):
 		k.shutdown(unix.SHUT_WR)
 	}
+	close(r.sent)
 }
 
-// socketWriter writes to a socket and waits for room.
-type socketWriter struct {
-	k        *socket
-	errno    unix.Errno
-	patience atomic.Int64 // how long to wait for room, when it is above 0
-}
-
-// drain makes the writer give up, and reset the connection, when the peer takes
-// nothing for that long.
-func (w *socketWriter) drain(patience time.Duration) {
-	w.patience.Store(int64(patience))
-	w.k.file.SetWriteDeadline(time.Now().Add(patience))
-}
-
-func (w *socketWriter) Write(p []byte) (int, error) {
-	k := w.k
+// Write implements io.Writer for takeRest: it waits for room in the socket.
+func (r *relay) Write(p []byte) (int, error) {
+	k := r.sock
 	n := 0
-	var errno unix.Errno
 	for n < len(p) {
-		if patience := w.patience.Load(); patience > 0 {
+		if patience := r.patience.Load(); patience > 0 {
 			k.file.SetWriteDeadline(time.Now().Add(time.Duration(patience)))
 		}
 		err := k.raw.Write(func(fd uintptr) bool {
-			var m int
-			m, errno = writev(int(fd), [][]byte{p[n:]})
-			if errno == 0 {
-				n += m
-				k.srv.counters.bytesSent.Add(uint64(m))
+			m := 0
+			if r.errno.Load() == 0 {
+				m = r.writeOnce(int(fd), [][]byte{p[n:]})
 			}
-			return errno != unix.EAGAIN
+			n += m
+			return m > 0 || r.errno.Load() != 0
 		})
 		if err != nil {
 			k.setAbort()
 			return n, err
 		}
-		if errno != 0 {
-			w.errno = errno
+		if errno := unix.Errno(r.errno.Load()); errno != 0 {
 			return n, errno
 		}
 	}
 	return n, nil
+}
+
+// drain makes Write give up, and the close a reset, when the peer takes nothing
+// for that long.
+func (r *relay) drain(patience time.Duration) {
+	r.patience.Store(int64(patience))
+	r.sock.file.SetWriteDeadline(time.Now().Add(patience))
 }

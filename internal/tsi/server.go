@@ -27,7 +27,6 @@ const Port = 1026
 // of a SEQPACKET connection is one message.
 type Conn interface {
 	net.Conn
-	io.WriterTo
 	CloseRead() error
 	CloseWrite() error
 	// Abort closes the connection with a reset.
@@ -37,6 +36,11 @@ type Conn interface {
 	ReadMessage(p []byte) (n int, eor bool, err error)
 	// MessageSize waits for a message and has its length.
 	MessageSize() (int, error)
+	// Forward, WriteBuffered and SendFrom carry the bytes of a STREAM connection
+	// out of and into the guest's memory; see package vsock.
+	Forward(take func(bufs [][]byte) int, rest func())
+	WriteBuffered(w io.Writer) error
+	SendFrom(fill func(bufs [][]byte) (int, error)) (int, error)
 	// OnEnd has f called, once and in a goroutine of its own, when the
 	// connection is over. orderly says that the guest has closed it.
 	OnEnd(f func(orderly bool))

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,8 +21,6 @@ type socket struct {
 	file *os.File // does not block; known to the runtime's poller
 	raw  syscall.RawConn
 	once sync.Once
-
-	broken atomic.Bool // the TCP connection broke: an end of file is none
 
 	mu     sync.Mutex
 	linger [lingerSize]byte
@@ -118,7 +115,6 @@ func (k *socket) setAbort() {
 
 // fail notes why the connection broke.
 func (k *socket) fail(e unix.Errno) {
-	k.broken.Store(true)
 	if e == unix.EPIPE || e == 0 || e == unix.EBADF {
 		e = unix.ECONNRESET // the error itself was taken before
 	}

@@ -59,7 +59,8 @@ func (p *process) newMachine(share virtio.Device) (*machine, []virtio.Device) {
 	m := &machine{
 		process: p,
 		vsock: vsock.New(vsock.Options{
-			CID: guestCID, MaxConns: maxConns, MaxBuffer: maxBuffer, Log: p.log.With("device", "vsock"),
+			CID: guestCID, MaxConns: maxConns, MaxBuffer: maxBuffer, MaxSeqpacket: maxDatagrams + 16,
+			Backlog: vsockBacklog, Log: p.log.With("device", "vsock"),
 		}),
 	}
 	m.guest, m.stop = context.WithCancelCause(context.Background())

@@ -23,6 +23,13 @@ const (
 	// maxBuffer is what all of them may have received and not passed on, in
 	// bytes.
 	maxBuffer = 192 << 20
+
+	// maxDatagrams bounds the guest's UDP and ICMP echo sockets, each of which
+	// can have a message of 64 KiB under way.
+	maxDatagrams = 1024
+
+	// vsockBacklog is how many connections may come in at once.
+	vsockBacklog = 1024
 )
 
 // impersonate serves the guest's sockets in this process's network namespace. It
@@ -32,7 +39,7 @@ func (m *machine) impersonate() error {
 	if err != nil {
 		return err
 	}
-	m.network = tsi.New(tsi.Options{Policy: policy, Log: m.process.log.With("device", "tsi")})
+	m.network = tsi.New(tsi.Options{Policy: policy, MaxDatagram: maxDatagrams, Log: m.process.log.With("device", "tsi")})
 	streams, err := m.vsock.Listen(tsi.Port)
 	if err != nil {
 		return err
