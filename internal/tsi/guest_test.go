@@ -26,10 +26,11 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // guest is the guest's half of the protocol over a real pair of vsock devices.
 type guest struct {
-	tb  testing.TB
-	srv *Server
-	dev *vsock.Device
-	ids atomic.Uint32
+	tb        testing.TB
+	srv       *Server
+	host, dev *vsock.Device
+	ids       atomic.Uint32
+	ctl       *control
 }
 
 func newGuest(tb testing.TB, o Options) *guest {
@@ -45,7 +46,7 @@ func newGuestWith(tb testing.TB, o Options, rx int) *guest {
 	if o.Log == nil {
 		o.Log = quiet
 	}
-	g := &guest{tb: tb, srv: New(o), dev: dev}
+	g := &guest{tb: tb, srv: New(o), host: host, dev: dev}
 	streams, err := host.Listen(Port)
 	if err != nil {
 		tb.Fatal(err)
@@ -200,8 +201,6 @@ type answer struct {
 	tos, ttl    uint32
 	data        []byte
 }
-
-func (s *gsock) errno() unix.Errno { return 0 }
 
 // recv reads a message.
 func (s *gsock) recv() answer {

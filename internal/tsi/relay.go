@@ -29,6 +29,7 @@ type relay struct {
 	failed error
 
 	errno    atomic.Int32  // of a write
+	finished atomic.Bool   // the guest sends no more
 	patience atomic.Int64  // how long to wait for the peer, when it is above 0
 	sent     chan struct{} // closed when all that the guest has sent is dealt with
 }
@@ -98,10 +99,8 @@ func (r *relay) broken() bool {
 	if r.errno.Load() != 0 {
 		return true
 	}
-	select {
-	case <-r.sent:
+	if r.finished.Load() {
 		return false // both have sent their FIN, after which the state is the same
-	default:
 	}
 	var info [1]byte // tcpi_state
 	errno := r.sock.control(func(fd int) unix.Errno {
@@ -156,6 +155,7 @@ func (r *relay) takeRest() {
 	case err == nil:
 		return
 	case isEOF(err):
+		r.finished.Store(true)
 		k.shutdown(unix.SHUT_WR)
 	}
 	close(r.sent)

@@ -136,31 +136,27 @@ func (e *endpoint) connect(a *address) (unix.Errno, error) {
 		return errno, nil
 	}
 	s := newSockaddr(a)
-	errno := k.control(func(fd int) unix.Errno { return connect(fd, &s) })
-	if errno != unix.EINPROGRESS && errno != unix.EINTR {
+	if errno := k.connect(&s); errno != unix.EINPROGRESS {
 		return errno, nil
 	}
-	if done, errno := k.connected(); done {
-		return errno, nil
+	if errno := k.connect(&s); errno != unix.EINPROGRESS {
+		return errno, nil // no need to wait: most connections over loopback
 	}
-	return e.awaitConnected()
+	return e.awaitConnected(&s)
 }
 
-// connected reports whether an attempt to connect is over, and how.
-func (k *socket) connected() (done bool, errno unix.Errno) {
-	errno = k.control(func(fd int) unix.Errno {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		n, err := unix.Poll(p, 0)
-		if err != nil || n == 0 {
-			return unix.EINPROGRESS
-		}
-		return socketError(fd)
-	})
-	return errno != unix.EINPROGRESS, errno
+// connect begins to connect the socket, or looks how far that is. Asking in this
+// way leaves the socket ready for another attempt when one fails.
+func (k *socket) connect(s *sockaddr) unix.Errno {
+	errno := k.control(func(fd int) unix.Errno { return connect(fd, s) })
+	if errno == unix.EALREADY || errno == unix.EINTR {
+		errno = unix.EINPROGRESS
+	}
+	return errno
 }
 
 // awaitConnected waits for the connection, as long as the guest does.
-func (e *endpoint) awaitConnected() (unix.Errno, error) {
+func (e *endpoint) awaitConnected(s *sockaddr) (unix.Errno, error) {
 	k := e.sock
 	// The guest is silent meanwhile, unless it closes the connection.
 	var heard error
@@ -176,9 +172,8 @@ func (e *endpoint) awaitConnected() (unix.Errno, error) {
 	})
 	errno := unix.EINPROGRESS
 	err := k.raw.Write(func(uintptr) bool {
-		var done bool
-		done, errno = k.connected()
-		return done
+		errno = k.connect(s)
+		return errno != unix.EINPROGRESS
 	})
 	e.conn.SetReadDeadline(past)
 	watch.Wait()
@@ -217,6 +212,7 @@ func (e *endpoint) attach(m *message) error {
 		e.sock.setAbort()
 		return err
 	}
+	e.srv.counters.accepted.Add(1)
 	e.relay()
 	return nil
 }

@@ -58,8 +58,9 @@ func (c *Conn) forwardRest() {
 }
 
 // WriteBuffered writes to w what take has left. It returns nil when that is
-// done, and after that take gets what comes; io.EOF or another error when
-// nothing comes any more, and w's error.
+// done, and after that take gets what comes. Other errors are w's, io.EOF when
+// the guest has shut down its direction, and net.ErrClosed or ECONNRESET when the
+// connection is over.
 func (c *Conn) WriteBuffered(w io.Writer) error {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
@@ -68,6 +69,9 @@ func (c *Conn) WriteBuffered(w io.Writer) error {
 		err := c.readError()
 		if err != nil || c.in.n == 0 {
 			c.forwarding = err != nil
+			if err == io.EOF && c.state == stateDead {
+				err = net.ErrClosed
+			}
 			c.mu.Unlock()
 			return c.opError("read", err)
 		}

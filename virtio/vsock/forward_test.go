@@ -200,7 +200,12 @@ func TestForwardEnds(t *testing.T) {
 			h := from(OpShutdown, 100, 0)
 			h.Flags = shutdownBoth
 			g.send(h, "")
-		}, io.EOF, true},
+		}, net.ErrClosed, true},
+		{"shut down", func(_ *Conn, g *fakeGuest) {
+			h := from(OpShutdown, 100, 0)
+			h.Flags = ShutdownSend
+			g.send(h, "")
+		}, io.EOF, false},
 		{"reset", func(_ *Conn, g *fakeGuest) { g.send(from(OpRst, 100, 0), "") }, syscall.ECONNRESET, false},
 		{"closed here", func(c *Conn, _ *fakeGuest) { c.Abort() }, net.ErrClosed, false},
 		{"device reset", func(c *Conn, _ *fakeGuest) { c.dev.Reset() }, syscall.ECONNRESET, false},
@@ -213,7 +218,7 @@ func TestForwardEnds(t *testing.T) {
 				eventually(t, func() bool {
 					conn.mu.Lock()
 					defer conn.mu.Unlock()
-					return conn.state == stateDead
+					return conn.state == stateDead || conn.peerShut != 0
 				})
 			}
 			s := newSink(conn)
@@ -225,7 +230,13 @@ func TestForwardEnds(t *testing.T) {
 			if err := <-s.ended; !errors.Is(err, c.want) {
 				t.Errorf("%s: %v, want %v", c.name, err, c.want)
 			}
-			if orderly := <-over; orderly != c.orderly {
+			if c.want == io.EOF {
+				select {
+				case <-over:
+					t.Errorf("%s: over", c.name)
+				default:
+				}
+			} else if orderly := <-over; orderly != c.orderly {
 				t.Errorf("%s: orderly %v", c.name, orderly)
 			}
 			conn.Close()
