@@ -28,10 +28,13 @@ const (
 	maxRSS = 160 << 20
 	// slowestAnswer is what a neighbour may need under attack: a generous
 	// bound, as all share the processors of a small machine.
-	slowestAnswer = 2 * time.Second
+	slowestAnswer = 5 * time.Second
 )
 
 func TestMain(m *testing.M) {
+	if name, ok := inGuest(); ok {
+		fakeAgent(name)
+	}
 	if encoded := os.Getenv(jobVariable); encoded != "" {
 		os.Exit(runVM(encoded))
 	}

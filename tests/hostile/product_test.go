@@ -1,0 +1,311 @@
+//go:build integration
+
+package hostile
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/spec"
+)
+
+// productLimit only ends a hang; the runtime's own time limits are shorter.
+const productLimit = 4 * time.Minute
+
+// product is a runv with a state directory of its own and a bundle.
+type product struct {
+	runv, root, bundle, id string
+	flags                  []string
+}
+
+func newProduct(t *testing.T, flags ...string) *product {
+	t.Helper()
+	if os.Getenv("RUNV_IN_TEST_HOST") == "" {
+		t.Fatal("not on the test host: `make integration` runs this there")
+	}
+	bin := os.Getenv("RUNV_TEST_BIN")
+	if bin == "" {
+		bin = "../../bin"
+	}
+	bin, err := filepath.Abs(filepath.Join(bin, "runv"))
+	must(t, err)
+	dir := t.TempDir()
+	p := &product{runv: bin, root: filepath.Join(dir, "state"), bundle: dir, id: "hostile-" + strconv.Itoa(os.Getpid()), flags: flags}
+	for _, name := range []string{"rootfs/bin", "rootfs/dev", "rootfs/proc", "rootfs/sys"} {
+		must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "rootfs/bin/true"), nil, 0o755))
+	s := spec.Example()
+	s.Process.Args = []string{"/bin/true"}
+	s.Process.Terminal = false
+	s.Annotations = map[string]string{spec.AnnotationMemory: "256MiB", spec.AnnotationVCPUs: "1"}
+	p.write(t, s)
+	return p
+}
+
+func (p *product) write(t *testing.T, s *specs.Spec) {
+	t.Helper()
+	data, err := json.Marshal(s)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(p.bundle, spec.ConfigName), data, 0o644))
+}
+
+func (p *product) command(args ...string) *exec.Cmd {
+	return exec.Command(p.runv, append(append([]string{"--root", p.root}, p.flags...), args...)...)
+}
+
+// running is a `runv run` under way.
+type running struct {
+	cmd            *exec.Cmd
+	stdout, stderr bytes.Buffer
+	done           chan error
+	begun          time.Time
+}
+
+func (p *product) run(t *testing.T, stdout *os.File) *running {
+	t.Helper()
+	r := &running{cmd: p.command("run", "--bundle", p.bundle, p.id), done: make(chan error, 1), begun: time.Now()}
+	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
+	if stdout != nil {
+		r.cmd.Stdout = stdout
+	}
+	must(t, r.cmd.Start())
+	go func() { r.done <- r.cmd.Wait() }()
+	t.Cleanup(func() { r.cmd.Process.Kill() })
+	return r
+}
+
+// end waits for the end and checks what every end has to be like: in time, one
+// bounded printable line of error, and nothing left behind.
+func (r *running) end(t *testing.T, p *product) (status int) {
+	t.Helper()
+	select {
+	case err := <-r.done:
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+	case <-time.After(productLimit):
+		t.Fatalf("runv run does not end; stderr %.500q", r.stderr.String())
+	}
+	text := strings.TrimSuffix(r.stderr.String(), "\n")
+	if len(text) > 10<<10 || strings.ContainsAny(text, "\n\x00\x1b\r") {
+		t.Errorf("%d bytes of errors, or not one printable line: %.500q", len(text), text)
+	}
+	t.Logf("status %d after %.1f s: %.300s", r.cmd.ProcessState.ExitCode(), time.Since(r.begun).Seconds(), text)
+	if states, err := os.ReadDir(p.root); err != nil && !errors.Is(err, fs.ErrNotExist) || len(states) > 0 {
+		t.Errorf("left in the state directory: %v, %v", states, err)
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/runv-" + p.id); err == nil {
+		t.Error("the cgroup is left")
+	}
+	return r.cmd.ProcessState.ExitCode()
+}
+
+// agentInitrd is a guest's root with this program as its first process.
+func agentInitrd(t *testing.T, name string) string {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	program, err := os.ReadFile(self)
+	must(t, err)
+	var b bytes.Buffer
+	ino := 0
+	add := func(name string, mode int, data []byte) {
+		ino++
+		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
+			ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0, name)
+		b.Write(make([]byte, -b.Len()&3))
+		b.Write(data)
+		b.Write(make([]byte, -b.Len()&3))
+	}
+	add("case", 0o100644, []byte(name))
+	add("init", 0o100755, program)
+	add("TRAILER!!!", 0, nil)
+	path := filepath.Join(t.TempDir(), "initrd")
+	must(t, os.WriteFile(path, b.Bytes(), 0o644))
+	return path
+}
+
+// TestAgent has a hostile agent in the guest of the real runtime.
+func TestAgent(t *testing.T) {
+	const (
+		byItself  = iota
+		terminate // SIGTERM to `runv run` ends it
+		kill      // `runv kill --all KILL` does
+	)
+	for _, tc := range []struct {
+		name   string
+		end    int
+		status int    // -1: any but 0
+		stderr string // part of it
+	}{
+		{"no-hello", terminate, -1, ""},
+		{"gone", byItself, -1, "guest died"},
+		{"no-listener", byItself, -1, ""},
+		{"hello-garbage", byItself, -1, "hello"},
+		{"hello-silent", byItself, -1, "wait for the agent"},
+		{"dial-flood", kill, 137, ""},
+		{"close-at-once", byItself, -1, "lost the agent"},
+		{"frame-oversized", byItself, -1, "protocol"},
+		{"frame-flood", byItself, -1, "protocol"},
+		{"read-nothing", terminate, -1, ""},
+		{"streams-closed", kill, 137, ""},
+		{"streams-silent", kill, 137, ""},
+		{"create-silent", terminate, -1, ""},
+		{"create-pid-0", byItself, -1, "pid 0"},
+		{"create-error-text", byItself, -1, "all is well"},
+		{"create-warnings", kill, 137, ""},
+		{"start-silent", terminate, -1, ""},
+		{"start-gone", byItself, -1, "guest died"},
+		{"exit-code-256", byItself, 255, "exit code 256"},
+		{"exit-signal-99", byItself, 255, "signal 99"},
+		{"exit-undrained", terminate, -1, ""},
+		{"exit-two-answers", byItself, 7, ""},
+		{"exit-forged-oom", byItself, 137, ""},
+		{"output-endless", kill, 137, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := newProduct(t, "--initrd", agentInitrd(t, tc.name))
+			// Nobody reads this output.
+			_, w, err := os.Pipe()
+			must(t, err)
+			defer w.Close()
+			r := p.run(t, w)
+			switch tc.end {
+			case terminate:
+				p.settle(t, r)
+				must(t, r.cmd.Process.Signal(unix.SIGTERM))
+				// A container that was created gets the signal, and this one
+				// does nothing with it.
+				select {
+				case err := <-r.done:
+					r.done <- err
+				case <-time.After(20 * time.Second):
+					must(t, p.command("kill", p.id, "KILL").Run())
+				}
+			case kill:
+				p.settle(t, r)
+				p.checkMemory(t)
+				if out, err := p.command("kill", p.id, "KILL").CombinedOutput(); err != nil {
+					t.Errorf("kill: %v: %s", err, out)
+				}
+			}
+			status := r.end(t, p)
+			if tc.status >= 0 && status != tc.status || status == 0 {
+				t.Errorf("status %d; want %d", status, tc.status)
+			}
+			if !strings.Contains(r.stderr.String(), tc.stderr) {
+				t.Errorf("stderr %.500q; want %q", r.stderr.String(), tc.stderr)
+			}
+		})
+	}
+}
+
+// settle waits until the container is as far as this agent lets it come.
+func (p *product) settle(t *testing.T, r *running) {
+	t.Helper()
+	last := specs.ContainerState("")
+	for same := 0; same < 40; same++ {
+		var s specs.State
+		if out, err := p.command("state", p.id).Output(); err == nil && json.Unmarshal(out, &s) == nil && s.Status != last {
+			last, same = s.Status, 0
+		}
+		if last == specs.StateRunning && same > 10 {
+			return
+		}
+		select {
+		case err := <-r.done:
+			r.done <- err
+			return
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// checkMemory: what a guest sends and nobody reads is not hoarded.
+func (p *product) checkMemory(t *testing.T) {
+	t.Helper()
+	out, err := p.command("state", p.id).Output()
+	must(t, err)
+	var s specs.State
+	must(t, json.Unmarshal(out, &s))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(text), "\nVmRSS:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	must(t, err)
+	if most := (256<<20 + maxRSS) >> 10; kib > most {
+		t.Errorf("the VM process has %d KiB; at most %d", kib, most)
+	}
+}
+
+// TestKernel has guests without an agent, or without a kernel that deserves the
+// name, in the real runtime.
+func TestKernel(t *testing.T) {
+	guest, err := filepath.Abs(buildGuest(t))
+	must(t, err)
+	junk := filepath.Join(t.TempDir(), "junk")
+	must(t, os.WriteFile(junk, bytes.Repeat([]byte("junk"), 1<<20), 0o644))
+	for name, tc := range map[string]struct{ kernel, stderr string }{
+		"resets at once": {guest, "guest died"},
+		"junk":           {junk, "ELF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProduct(t, "--kernel", tc.kernel)
+			r := p.run(t, nil)
+			if status := r.end(t, p); status == 0 {
+				t.Error("status 0")
+			}
+			if !strings.Contains(r.stderr.String(), tc.stderr) {
+				t.Errorf("stderr %.500q; want %q", r.stderr.String(), tc.stderr)
+			}
+		})
+	}
+}
+
+// TestMountTargets has destinations that are links out of the root, and a mount
+// that only the host can make read-only.
+func TestMountTargets(t *testing.T) {
+	outside := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(outside, "file"), []byte("untouched"), 0o644))
+	for name, target := range map[string]string{
+		"absolute": outside, "relative": "../../../../../../../../../.." + outside, "chain": "link2", "proc": "/proc/self/root" + outside,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProduct(t, "--initrd", agentInitrd(t, "exit-two-answers"))
+			must(t, os.Symlink(target, filepath.Join(p.bundle, "rootfs/link")))
+			must(t, os.Symlink(outside, filepath.Join(p.bundle, "rootfs/link2")))
+			source := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(source, "mark"), nil, 0o644))
+			s := spec.Example()
+			s.Process.Args = []string{"/bin/true"}
+			s.Process.Terminal = false
+			s.Root.Readonly = false
+			s.Annotations = map[string]string{spec.AnnotationMemory: "256MiB", spec.AnnotationVCPUs: "1"}
+			for _, destination := range []string{"/link", "/link/new", "/link/file"} {
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "ro"}})
+			}
+			p.write(t, s)
+			before := checksum(t, outside, "")
+			r := p.run(t, nil)
+			r.end(t, p)
+			if diff := difference(before, checksum(t, outside, "")); len(diff) > 0 {
+				t.Errorf("outside: %v", diff)
+			}
+		})
+	}
+}
