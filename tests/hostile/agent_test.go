@@ -314,6 +314,9 @@ func (a *agent) Processes(context.Context, *protocol.ProcessesRequest) (*protoco
 func (a *agent) Stats(context.Context, *protocol.StatsRequest) (*protocol.StatsResponse, error) {
 	return &protocol.StatsResponse{}, nil
 }
+func (a *agent) SetNetwork(context.Context, *protocol.SetNetworkRequest) (*protocol.SetNetworkResponse, error) {
+	return &protocol.SetNetworkResponse{}, nil
+}
 func (a *agent) SetTime(context.Context, *protocol.SetTimeRequest) (*protocol.SetTimeResponse, error) {
 	return &protocol.SetTimeResponse{}, nil
 }
