@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"runv.dev/runv/agent/client"
 	"runv.dev/runv/internal/cgroup"
 	"runv.dev/runv/internal/container"
+	"runv.dev/runv/internal/tsi"
 )
 
 func eventsCommand(g *globals) *cli.Command {
@@ -80,21 +82,53 @@ type watch struct {
 	kills struct{ guest, host uint64 }
 }
 
-// figures asks the guest; there are none of a paused container.
-func (w *watch) figures(ctx context.Context) (guest *client.Stats, err error) {
+// figures is what the guest and its VM process tell.
+type figures struct {
+	*client.Stats
+	network *tsi.Stats
+}
+
+// figures asks the guest and its VM process; there are none of a paused
+// container.
+func (w *watch) figures(ctx context.Context) (*figures, error) {
 	if err := checkActive(w.state); errors.Is(err, errPaused) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err
 	}
-	err = w.g.askContext(ctx, w.state.ID, w.state, func(ctx context.Context, agent *client.Client) (err error) {
-		guest, err = agent.Stats(ctx, w.state.ID)
+	var f figures
+	err := w.g.askContext(ctx, w.state.ID, w.state, func(ctx context.Context, agent *client.Client) (err error) {
+		if f.Stats, err = agent.Stats(ctx, w.state.ID); err != nil {
+			return err
+		}
+		f.network, err = w.network(ctx)
 		return err
 	})
 	if errors.Is(err, errPaused) {
 		return nil, nil
 	}
-	return guest, err
+	if err != nil {
+		return nil, err
+	}
+	return &f, nil
+}
+
+// maxNetwork bounds what a VM process says of its network, in bytes.
+const maxNetwork = 64 << 10
+
+// network asks the VM process for what it does for the guest's sockets.
+func (w *watch) network(ctx context.Context) (*tsi.Stats, error) {
+	conn, err := w.g.store().DialAgent(ctx, w.state.ID, tsi.Port)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	var s tsi.Stats
+	if err := json.NewDecoder(io.LimitReader(conn, maxNetwork)).Decode(&s); err != nil {
+		return nil, fmt.Errorf("figures of the network: %w", err)
+	}
+	return &s, nil
 }
 
 // once writes one event.
@@ -106,7 +140,7 @@ func (w *watch) once(ctx context.Context) error {
 	return w.stats(guest)
 }
 
-func (w *watch) stats(guest *client.Stats) error {
+func (w *watch) stats(guest *figures) error {
 	return w.out.Encode(event{Type: "stats", ID: w.state.ID, Data: newStats(w.state, guest)})
 }
 
@@ -162,7 +196,7 @@ func (w *watch) oom() error { return w.out.Encode(event{Type: "oom", ID: w.state
 
 // oomKills tells whether processes were killed for lack of memory since it was
 // last called.
-func (w *watch) oomKills(guest *client.Stats) bool {
+func (w *watch) oomKills(guest *figures) bool {
 	before := w.kills
 	w.kills.host = max(before.host, cgroup.Table(w.state.Cgroup, "memory.events")["oom_kill"])
 	if guest != nil {

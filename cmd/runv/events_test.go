@@ -14,6 +14,7 @@ import (
 	"runv.dev/runv/agent/client"
 	"runv.dev/runv/internal/container"
 	"runv.dev/runv/internal/spec"
+	"runv.dev/runv/internal/tsi"
 )
 
 // fakeCgroup is the cgroup of a VM process.
@@ -50,15 +51,15 @@ func testState(t *testing.T, frozen string) *container.State {
 	}
 }
 
-func testFigures() *client.Stats {
-	return &client.Stats{
+func testFigures() *figures {
+	return &figures{network: &tsi.Stats{Connections: 3, BytesSent: 9}, Stats: &client.Stats{
 		CPU: client.CPUStats{Usage: 7 * time.Microsecond, User: 5 * time.Microsecond, System: 2 * time.Microsecond, Periods: 1},
 		Memory: client.MemoryStats{
 			Current: 100, Peak: 200, Limit: client.NoLimit, SwapLimit: 10,
 			Stat: map[string]uint64{"file": 40, "anon": 60}, Events: map[string]uint64{"oom_kill": 1},
 		},
 		Pids: client.PidsStats{Current: 3, Limit: 50},
-	}
+	}}
 }
 
 // TestStatsEvent compares with what a program that knows runc's events reads.
@@ -79,11 +80,13 @@ func TestStatsEvent(t *testing.T) {
 		`"raw":{"anon":60,"file":40},"event_count":{"oom_kill":1}},"pids":{"current":3,"limit":50},`
 	for _, tt := range []struct {
 		name, frozen string
-		guest        *client.Stats
+		guest        *figures
 		want         string
 	}{
 		{"running", "0", testFigures(), host + guest + blkio + `"vm":{"status":"running","pid":PID,` + vm +
-			`,"guest_cpu":{"usage":{"total":7000,"kernel":2000,"user":5000},"throttling":{"periods":1}}}`},
+			`,"guest_cpu":{"usage":{"total":7000,"kernel":2000,"user":5000},"throttling":{"periods":1}},` +
+			`"network":{"connections":3,"listeners":0,"datagrams":0,"connected":0,"accepted":0,"failed":0,"bytesSent":9,"bytesReceived":0,` +
+			`"datagramsSent":0,"datagramsReceived":0,"refused":0,"malformed":0,"dropped":0,"exhausted":0}}`},
 		{"paused", "1", nil, host + blkio + `"vm":{"status":"paused","pid":PID,` + vm + `}`},
 	} {
 		var out bytes.Buffer
@@ -116,7 +119,7 @@ func TestOOMEvents(t *testing.T) {
 	w := &watch{state: testState(t, "0"), out: json.NewEncoder(&out)}
 	figures := testFigures()
 	for _, step := range []struct {
-		guest *client.Stats
+		guest *figures
 		kills uint64
 		want  bool
 	}{

@@ -5,9 +5,9 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"runv.dev/runv/agent/client"
 	"runv.dev/runv/internal/cgroup"
 	"runv.dev/runv/internal/container"
+	"runv.dev/runv/internal/tsi"
 )
 
 // The data of a stats event, in the shape that other runtimes give it. Times
@@ -41,6 +41,9 @@ type vmStats struct {
 	Pids   pidsStats   `json:"pids"`
 	// CPU is the container's as the guest counts it; absent while paused.
 	CPU *cpuStats `json:"guest_cpu,omitempty"`
+	// Network is what the VM process does for the guest's sockets; absent while
+	// paused.
+	Network *tsi.Stats `json:"network,omitempty"`
 }
 
 type cpuStats struct {
@@ -134,7 +137,7 @@ type psiData struct {
 
 // newStats puts together what the host's cgroup says and what the guest told,
 // nil if it cannot.
-func newStats(s *container.State, guest *client.Stats) *stats {
+func newStats(s *container.State, guest *figures) *stats {
 	dir := s.Cgroup
 	data := &stats{
 		CPU:     hostCPU(dir),
@@ -153,6 +156,7 @@ func newStats(s *container.State, guest *client.Stats) *stats {
 	if guest == nil {
 		return data
 	}
+	data.VM.Network = guest.network
 	m := guest.Memory
 	memory := newMemory(m.Current, m.Peak, m.Limit, m.SwapCurrent, m.SwapLimit, m.Stat, m.Events)
 	pids := newPids(guest.Pids.Current, guest.Pids.Limit)

@@ -1,6 +1,7 @@
 package vmprocess
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,10 @@ func (m *machine) impersonate() error {
 		return err
 	}
 	m.network.Serve(streams, packets)
+	// Who asks agent.sock for the port gets the figures.
+	m.vsock.Answer(tsi.Port, func(client io.Writer) {
+		json.NewEncoder(client).Encode(m.network.Stats()) // fails for a client that is gone
+	})
 	return nil
 }
 

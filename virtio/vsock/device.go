@@ -16,6 +16,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,8 @@ type Device struct {
 	maxSeqpacket int
 	backlog      int
 	closeTimeout time.Duration
+
+	answers map[uint32]func(client io.Writer) // by port; see Answer
 
 	guestCID atomic.Uint64
 	ring     ring

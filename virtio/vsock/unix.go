@@ -80,6 +80,15 @@ func (d *Device) ServeUnix(ctx context.Context, l *net.UnixListener, allow func(
 	}
 }
 
+// Answer has ServeUnix connect the clients that ask for port to serve, in place
+// of the guest, for 10 seconds at most. It comes before ServeUnix.
+func (d *Device) Answer(port uint32, serve func(client io.Writer)) {
+	if d.answers == nil {
+		d.answers = make(map[uint32]func(io.Writer))
+	}
+	d.answers[port] = serve
+}
+
 // refuse tells the client why. A client that does not read is not waited for.
 func refuse(client *net.UnixConn, err error) {
 	reason := strings.Map(func(r rune) rune {
@@ -99,6 +108,13 @@ func (d *Device) serveClient(ctx context.Context, client *net.UnixConn, allow fu
 
 	client.SetDeadline(time.Now().Add(requestTimeout))
 	port, rest, err := readRequest(client)
+	if serve := d.answers[port]; err == nil && serve != nil {
+		client.SetDeadline(time.Now().Add(requestTimeout))
+		if _, err := fmt.Fprintf(client, "OK %d\n", port); err == nil {
+			serve(client)
+		}
+		return
+	}
 	if err == nil && !allow(port) {
 		err = fmt.Errorf("port %d is not allowed", port)
 	}

@@ -50,6 +50,7 @@ func unixPair(t *testing.T) (path string, guest net.Listener, stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
+	a.Answer(7, func(w io.Writer) { io.WriteString(w, "seven") })
 	go func() { done <- a.ServeUnix(ctx, l, func(p uint32) bool { return p == 1024 || p == 1025 }) }()
 	var once sync.Once
 	stop = func() {
@@ -80,6 +81,14 @@ func dialUnix(t *testing.T, path, send string) *net.UnixConn {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func TestAnswer(t *testing.T) {
+	path, _, _ := unixPair(t)
+	c := dialUnix(t, path, "CONNECT 7\n")
+	if got, err := io.ReadAll(c); err != nil || string(got) != "OK 7\nseven" {
+		t.Errorf("got %q, %v", got, err)
+	}
 }
 
 func TestServeUnixErrors(t *testing.T) {
