@@ -117,15 +117,15 @@ func TestPausedIsNotAsked(t *testing.T) {
 func TestOOMEvents(t *testing.T) {
 	var out bytes.Buffer
 	w := &watch{state: testState(t, "0"), out: json.NewEncoder(&out)}
-	figures := testFigures()
+	told := testFigures()
 	for _, step := range []struct {
 		guest *figures
 		kills uint64
 		want  bool
 	}{
-		{figures, 1, true}, {figures, 1, false}, {nil, 0, false}, {figures, 3, true},
+		{told, 1, true}, {told, 1, false}, {nil, 0, false}, {told, 3, true},
 	} {
-		figures.Memory.Events["oom_kill"] = step.kills
+		told.Memory.Events["oom_kill"] = step.kills
 		if got := w.oomKills(step.guest); got != step.want {
 			t.Errorf("oomKills() with %d = %v", step.kills, got)
 		}
