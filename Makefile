@@ -95,6 +95,11 @@ fuzz: ## run every fuzz target for FUZZTIME (1m)
 	@tests/deps build
 	@tests/suite fuzz $(FUZZTIME)
 
+.PHONY: cage
+cage: bin/runv ## trace the integration tests: is every system call that is allowed made
+	@tests/deps test
+	@tests/cage/run
+
 .PHONY: clean
 clean: ## remove bin/; built kernels stay in the cache
 	rm -rf bin

@@ -149,7 +149,7 @@ var network = []Rule{
 	}},
 	{Calls: []string{"bind", "connect", "listen", "getpeername", "getsockopt"}},
 	{Calls: []string{"sendto", "recvfrom", "sendmsg", "recvmsg", "sendmmsg", "recvmmsg", "readv", "writev", "splice", "pipe2"}},
-	{Calls: []string{"epoll_create1", "eventfd2", "poll"}},
+	{Calls: []string{"epoll_create1", "epoll_wait", "eventfd2", "poll"}},
 	// Programs for the kernel to run do not come from a guest.
 	{Calls: []string{"setsockopt"}, Refuse: true, When: []Condition{
 		is(1, unix.SOL_SOCKET).and(is(2, unix.SO_ATTACH_FILTER)),
