@@ -104,9 +104,41 @@ func (s *Store) build(key Key, maker Maker) error {
 	}
 	defer memory.Close()
 	if err := s.finish(key, name, memory, maker); err != nil {
-		return errors.Join(err, os.Remove(path))
+		return errors.Join(err, s.removeFile(name))
 	}
 	return nil
+}
+
+// setImmutable sets or clears the attribute that keeps even root from changing
+// or removing a file.
+func setImmutable(f *os.File, on bool) error {
+	flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return err
+	}
+	const immutable = 0x10 // FS_IMMUTABLE_FL
+	wanted := flags &^ immutable
+	if on {
+		wanted |= immutable
+	}
+	if wanted == flags {
+		return nil
+	}
+	return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, wanted)
+}
+
+// removeFile removes a file of the store.
+func (s *Store) removeFile(name string) error {
+	path := filepath.Join(s.path, name)
+	if isMemory(name) {
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		_ = setImmutable(f, false) // the removal tells
+		f.Close()
+	}
+	return os.Remove(path)
 }
 
 func (s *Store) finish(key Key, name string, memory *os.File, maker Maker) error {
@@ -117,6 +149,9 @@ func (s *Store) finish(key Key, name string, memory *os.File, maker Maker) error
 	if err := memory.Sync(); err != nil {
 		return err
 	}
+	// A change in place would reach the clones that run. Not every file system
+	// has this attribute.
+	_ = setImmutable(memory, true)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(memory.Fd()), &st); err != nil {
 		return os.NewSyscallError("fstat", err)

@@ -193,7 +193,7 @@ func (s *Store) remove(list []Info) error {
 		name := e.Name()
 		ours := strings.HasSuffix(name, stateSuffix) || isMemory(name) || strings.HasPrefix(name, ".new-")
 		if ours && !keep[name] {
-			errs = append(errs, os.Remove(filepath.Join(s.path, name)))
+			errs = append(errs, s.removeFile(name))
 		}
 	}
 	return errors.Join(errs...)
