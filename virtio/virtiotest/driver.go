@@ -76,8 +76,38 @@ func New(tb testing.TB, dev virtio.Device, opt Options) *Driver {
 	if opt.Log == nil {
 		opt.Log = io.Discard
 	}
+	return bind(tb, dev, opt, Memory(opt.MemoryBytes, 1<<16))
+}
+
+// Migrate saves the device, and has a driver with the same memory and the same
+// idea of its queues go on with dev. The old driver is of no more use.
+func (d *Driver) Migrate(dev virtio.Device) *Driver {
+	d.tb.Helper()
+	state, err := d.Transport.Save()
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	n := bind(d.tb, dev, d.opt, d.Mem)
+	n.next, n.Features = d.next, d.Features
+	for _, q := range d.Queues {
+		moved := *q
+		moved.d = n
+		for _, r := range moved.requests {
+			r.q = &moved
+		}
+		n.Queues = append(n.Queues, &moved)
+	}
+	if err := n.Transport.Restore(state); err != nil {
+		d.tb.Fatal(err)
+	}
+	return n
+}
+
+// bind makes a driver with this memory.
+func bind(tb testing.TB, dev virtio.Device, opt Options, mem *guestmem.Memory) *Driver {
+	tb.Helper()
 	d := &Driver{
-		Mem:       Memory(opt.MemoryBytes, 1<<16),
+		Mem:       mem,
 		tb:        tb,
 		opt:       opt,
 		next:      guestmem.PageSize,
