@@ -16,9 +16,11 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/agent/guest/initproc"
@@ -56,6 +58,8 @@ type Agent struct {
 
 	network sync.Mutex
 	mirror  netdevice.Mirror // under network
+
+	rootMount sync.Mutex // held while a root is mounted for a user namespace to take
 }
 
 // New makes an agent and starts the process that will become the first
@@ -110,7 +114,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // prestart starts a child for the next container.
 func (a *Agent) prestart() {
-	c, err := a.spawn(initproc.InitArg, unix.CLONE_NEWPID, -1)
+	c, err := a.spawn(initproc.InitArg, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, -1, nil)
 	if err != nil {
 		a.log.Warn("start a container's process ahead of time", "error", err)
 		return
@@ -122,8 +126,9 @@ func (a *Agent) prestart() {
 
 // takeChild has an idle child for a container with these namespaces: the one
 // that was started ahead of time, if it fits.
-func (a *Agent) takeChild(namespaces int) (*child, error) {
-	if namespaces&unix.CLONE_NEWPID != 0 {
+func (a *Agent) takeChild(namespaces int, linux *specs.Linux) (*child, error) {
+	user := namespaces&unix.CLONE_NEWUSER != 0
+	if namespaces&unix.CLONE_NEWPID != 0 && !user {
 		a.mu.Lock()
 		c := a.idle
 		a.idle = nil
@@ -135,7 +140,11 @@ func (a *Agent) takeChild(namespaces int) (*child, error) {
 			a.abandon(c)
 		}
 	}
-	c, err := a.spawn(initproc.InitArg, uintptr(namespaces&unix.CLONE_NEWPID), -1)
+	sys := &syscall.SysProcAttr{Cloneflags: uintptr(namespaces & unix.CLONE_NEWPID)}
+	if user {
+		mapUsers(sys, linux)
+	}
+	c, err := a.spawn(initproc.InitArg, sys, -1, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -37,6 +38,7 @@ type container struct {
 	cgroup     *cgroup
 	pidfd      *os.File // of the first process
 	pidns      *os.File // nil: the agent's own
+	userns     *os.File // nil: the agent's own
 
 	init *process
 
@@ -70,7 +72,7 @@ func (a *Agent) create(req *protocol.CreateRequest) (_ *container, warnings []st
 			c.release()
 		}
 	}()
-	child, err := a.takeChild(namespaces)
+	child, err := a.takeChild(namespaces, spec.Linux)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,6 +99,13 @@ func (a *Agent) create(req *protocol.CreateRequest) (_ *container, warnings []st
 		Namespaces: namespaces,
 	}
 	cfg.Width, cfg.Height = terminalSize(req.Stdio.GetSize(), spec.Process)
+	if namespaces&unix.CLONE_NEWUSER != 0 {
+		done, err := a.assist(child, cfg, io.childFDs())
+		if err != nil {
+			return nil, nil, err
+		}
+		defer done()
+	}
 	report, master, err := child.prepare(cfg, io.childFDs()...)
 	if err != nil {
 		return nil, nil, err
@@ -133,6 +142,11 @@ func (c *container) open(pid int) error {
 			return err
 		}
 	}
+	if c.namespaces&unix.CLONE_NEWUSER != 0 {
+		if c.userns, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user"); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -146,6 +160,9 @@ func (c *container) release() {
 	}
 	if c.pidns != nil {
 		c.pidns.Close()
+	}
+	if c.userns != nil {
+		c.userns.Close()
 	}
 }
 
@@ -227,7 +244,7 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 	if c.pidns != nil {
 		pidns = int(c.pidns.Fd())
 	}
-	child, err := a.spawn(initproc.ExecArg, 0, pidns)
+	child, err := a.spawn(initproc.ExecArg, &syscall.SysProcAttr{}, pidns, c.userns)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -251,6 +268,11 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 		cfg.Spec.Linux = &specs.Linux{Seccomp: linux.Seccomp, Personality: linux.Personality}
 	}
 	cfg.Width, cfg.Height = terminalSize(req.Stdio.GetSize(), spec)
+	if c.userns != nil {
+		if err := initproc.Assist(child.pid, cfg, c.spec.Linux, io.childFDs()); err != nil {
+			return nil, nil, err
+		}
+	}
 	fds := append([]int{int(c.pidfd.Fd())}, io.childFDs()...)
 	report, master, err := child.prepare(cfg, fds...)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,11 +64,11 @@ func (r *reaper) reap() {
 	}
 }
 
-// start starts a program; done gets one value when it has ended.
-func (r *reaper) start(path string, args []string, attr *syscall.ProcAttr) (pid int, done <-chan ended, err error) {
+// start starts a process with fork; done gets one value when it has ended.
+func (r *reaper) start(fork func() (int, error)) (pid int, done <-chan ended, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err = syscall.ForkExec(path, args, attr)
+	pid, err = fork()
 	if err != nil {
 		return 0, nil, err
 	}

@@ -26,9 +26,10 @@ type child struct {
 	idle   bool // it has reported so
 }
 
-// spawn starts a child: kind is initproc.InitArg or ExecArg. flags are for
-// clone(2); pidns, if not negative, is the PID namespace to put it into.
-func (a *Agent) spawn(kind string, flags uintptr, pidns int) (*child, error) {
+// spawn starts a child: kind is initproc.InitArg or ExecArg. pidns, if not
+// negative, is the PID namespace to put it into; userns, if not nil, the user
+// namespace, and then sys is not used.
+func (a *Agent) spawn(kind string, sys *syscall.SysProcAttr, pidns int, userns *os.File) (*child, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -44,12 +45,17 @@ func (a *Agent) spawn(kind string, flags uintptr, pidns int) (*child, error) {
 		// One thread does all the work.
 		Env:   []string{"GOMAXPROCS=1", "GOGC=off"},
 		Files: []uintptr{a.null.Fd(), a.stderr.Fd(), a.stderr.Fd(), uintptr(theirs)},
-		Sys:   &syscall.SysProcAttr{Cloneflags: flags},
+		Sys:   sys,
 	}
 	c := &child{socket: os.NewFile(uintptr(ours), "child")}
 	start := func() error {
 		var err error
-		c.pid, c.done, err = a.reaper.start(a.exe, []string{a.exe, kind}, attr)
+		c.pid, c.done, err = a.reaper.start(func() (int, error) {
+			if userns != nil {
+				return forkInUserNamespace(int(userns.Fd()), a.exe, []string{a.exe, kind}, attr)
+			}
+			return syscall.ForkExec(a.exe, []string{a.exe, kind}, attr)
+		})
 		return err
 	}
 	if pidns < 0 {

@@ -19,9 +19,7 @@ func (p *planner) linux() {
 		return
 	}
 	p.namespaces(l.Namespaces)
-	if len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0 {
-		p.refuse("linux.uidMappings", "user namespaces are not supported")
-	}
+	p.userNamespace(l)
 	p.sysctls(l.Sysctl)
 	p.cgroup(l)
 	p.devices(l.Devices)
@@ -84,8 +82,7 @@ func (p *planner) namespaces(list []specs.LinuxNamespace) {
 			if ns.Path != "" {
 				p.refuse(at, "joining a mount namespace is not supported: the VM process always gets its own")
 			}
-		case specs.UserNamespace:
-			p.refuse(at, "user namespaces are not supported")
+		case specs.UserNamespace: // the guest's: see userNamespace
 		case specs.TimeNamespace:
 			p.refuse(at, "time namespaces are not supported")
 		default:

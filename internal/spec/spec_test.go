@@ -158,11 +158,15 @@ func TestRefused(t *testing.T) {
 
 		{"namespace twice", namespace(specs.LinuxNamespace{Type: "pid"}, specs.LinuxNamespace{Type: "pid"}), "given twice"},
 		{"namespace", namespace(specs.LinuxNamespace{Type: "x"}), "not a namespace type"},
-		{"user namespace", namespace(specs.LinuxNamespace{Type: "user"}), "user namespaces"},
+		{"user namespace", namespace(specs.LinuxNamespace{Type: "user"}), "uidMappings: missing"},
+		{"user namespace to join", namespace(specs.LinuxNamespace{Type: "user", Path: "/proc/1/ns/user"}), "give the mappings of the one to join"},
 		{"time namespace", namespace(specs.LinuxNamespace{Type: "time"}), "time namespaces"},
 		{"mount namespace", namespace(specs.LinuxNamespace{Type: "mount", Path: "/x"}), "joining a mount namespace"},
 		{"relative namespace", namespace(specs.LinuxNamespace{Type: "network", Path: "x"}), "not absolute"},
-		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "user namespaces"},
+		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "without a user namespace"},
+		{"no root", users(1, 100000, 10), "root (0) is not mapped"},
+		{"empty range", users(0, 100000, 0), "not a range of ids"},
+		{"range to nowhere", users(0, 1<<32-2, 10), "not a range of ids"},
 		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"../x": "1"} }, "not the name of a kernel parameter"},
 		{"sysctl of the host's network", func(s *specs.Spec) {
 			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
@@ -525,6 +529,36 @@ func TestRootfsPropagation(t *testing.T) {
 		}
 		if p.RootfsPrivate != private || p.Spec.Linux.RootfsPropagation != mode {
 			t.Errorf("%q: private %v, in the guest %q; want %v", mode, p.RootfsPrivate, p.Spec.Linux.RootfsPropagation, private)
+		}
+	}
+}
+
+// users has a user namespace with one range of ids.
+func users(container, host, size uint32) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: container, HostID: host, Size: size}}
+		s.Linux.GIDMappings = s.Linux.UIDMappings
+	}
+}
+
+// The user namespace is the guest's alone, also one that is to be joined: what
+// counts are its mappings.
+func TestUserNamespace(t *testing.T) {
+	for _, path := range []string{"", "/proc/1/ns/user"} {
+		s := minimal()
+		users(0, 100000, 65536)(s)
+		s.Linux.Namespaces[0].Path = path
+		p, err := New(s, "/bundle", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		guest := p.Spec.Linux
+		if len(p.Namespaces) != 0 || len(guest.Namespaces) != 1 || guest.Namespaces[0] != (specs.LinuxNamespace{Type: "user"}) {
+			t.Errorf("on the host %v, in the guest %v", p.Namespaces, guest.Namespaces)
+		}
+		if len(guest.UIDMappings) != 1 || len(guest.GIDMappings) != 1 {
+			t.Errorf("mappings in the guest: %v, %v", guest.UIDMappings, guest.GIDMappings)
 		}
 	}
 }

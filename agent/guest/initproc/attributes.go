@@ -50,20 +50,27 @@ func setRlimits(limits []specs.POSIXRlimit) error {
 	for _, limit := range limits {
 		value := unix.Rlimit{Cur: limit.Soft, Max: limit.Hard}
 		if err := unix.Prlimit(0, rlimits[limit.Type], &value, nil); err != nil {
-			return fmt.Errorf("set %s to %d:%d: %w", limit.Type, limit.Soft, limit.Hard, err)
+			return limitError(limit, err)
 		}
 	}
 	return nil
 }
 
+func limitError(limit specs.POSIXRlimit, err error) error {
+	return fmt.Errorf("set %s to %d:%d: %w", limit.Type, limit.Soft, limit.Hard, err)
+}
+
 // setOOMScoreAdj writes through the agent's procfs. The agent's own value must
 // not be inherited.
-func setOOMScoreAdj(adj *int) error {
+func setOOMScoreAdj(adj *int) error { return writeOOMScoreAdj("self", adj) }
+
+func writeOOMScoreAdj(pid string, adj *int) error {
 	value := 0
 	if adj != nil {
 		value = *adj
 	}
-	if err := os.WriteFile("/proc/self/oom_score_adj", strconv.AppendInt(nil, int64(value), 10), 0); err != nil {
+	name := "/proc/" + pid + "/oom_score_adj"
+	if err := os.WriteFile(name, strconv.AppendInt(nil, int64(value), 10), 0); err != nil {
 		return fmt.Errorf("set oom_score_adj: %w", err)
 	}
 	return nil

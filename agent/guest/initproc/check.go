@@ -17,6 +17,7 @@ var namespaceFlags = map[specs.LinuxNamespaceType]int{
 	specs.IPCNamespace:    unix.CLONE_NEWIPC,
 	specs.UTSNamespace:    unix.CLONE_NEWUTS,
 	specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
+	specs.UserNamespace:   unix.CLONE_NEWUSER,
 }
 
 // CheckSpec refuses what cannot be done in a guest, so that no field that
@@ -64,7 +65,7 @@ func checkLinux(linux *specs.Linux) (namespaces int, err error) {
 		switch {
 		case ns.Type == specs.NetworkNamespace:
 			continue
-		case ns.Type == specs.UserNamespace, ns.Type == specs.TimeNamespace:
+		case ns.Type == specs.TimeNamespace:
 			return 0, Unsupported("linux.namespaces: a %s namespace inside the guest is not supported", ns.Type)
 		case !known:
 			return 0, Invalid("linux.namespaces: unknown type %q", ns.Type)
@@ -73,9 +74,17 @@ func checkLinux(linux *specs.Linux) (namespaces int, err error) {
 		}
 		namespaces |= flag
 	}
+	if namespaces&unix.CLONE_NEWUSER != 0 {
+		if err := checkMappings("linux.uidMappings", linux.UIDMappings); err != nil {
+			return 0, err
+		}
+		if err := checkMappings("linux.gidMappings", linux.GIDMappings); err != nil {
+			return 0, err
+		}
+	} else if len(linux.UIDMappings) > 0 || len(linux.GIDMappings) > 0 {
+		return 0, Invalid("linux.uidMappings and gidMappings without a user namespace in linux.namespaces")
+	}
 	switch {
-	case len(linux.UIDMappings) > 0 || len(linux.GIDMappings) > 0:
-		return 0, Unsupported("linux.uidMappings and gidMappings are not supported inside the guest")
 	case len(linux.TimeOffsets) > 0:
 		return 0, Unsupported("linux.timeOffsets are not supported inside the guest")
 	case len(linux.NetDevices) > 0:

@@ -26,7 +26,7 @@ func TestCheckSpec(t *testing.T) {
 		{"NUL in args", func(s *specs.Spec) { s.Process.Args = []string{"a\x00"} }, invalid},
 		{"NUL in env", func(s *specs.Spec) { s.Process.Env = []string{"A=\x00"} }, invalid},
 		{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "x" }, invalid},
-		{"user namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "user"}} }, unsupported},
+		{"user namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "user"}} }, invalid},
 		{"time namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "time"}} }, unsupported},
 		{"unknown namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "x"}} }, invalid},
 		{"namespace twice", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "pid"}} }, invalid},
@@ -34,7 +34,7 @@ func TestCheckSpec(t *testing.T) {
 		{"joined network", func(s *specs.Spec) {
 			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "network", Path: "/x"}}
 		}, 0},
-		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{}} }, unsupported},
+		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{}} }, invalid},
 		{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, unsupported},
 		{"network devices", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }, unsupported},
 		{"intelRdt", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, unsupported},

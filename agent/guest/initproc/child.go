@@ -82,8 +82,10 @@ func (c *child) prepare(fds []int) error {
 	c.report.Warnings = append(c.report.Warnings, warnings...)
 
 	// While the agent's procfs is still there.
-	if err := setOOMScoreAdj(p.OOMScoreAdj); err != nil {
-		return err
+	if !c.inUserNamespace() {
+		if err := setOOMScoreAdj(p.OOMScoreAdj); err != nil {
+			return err
+		}
 	}
 	if _, err := unix.Setsid(); err != nil {
 		return os.NewSyscallError("setsid", err)
@@ -109,9 +111,13 @@ func (c *child) prepare(fds []int) error {
 	return err
 }
 
+// inUserNamespace tells whether the agent has done what this process may not do
+// in its user namespace: see Assist.
+func (c *child) inUserNamespace() bool { return c.cfg.Namespaces&unix.CLONE_NEWUSER != 0 }
+
 // enterNew makes the container: namespaces, root file system, names.
 func (c *child) enterNew(fds []int) (master int, err error) {
-	unshare := c.cfg.Namespaces &^ unix.CLONE_NEWPID
+	unshare := c.cfg.Namespaces &^ (unix.CLONE_NEWPID | unix.CLONE_NEWUSER)
 	if err := unix.Unshare(unshare); err != nil {
 		return -1, os.NewSyscallError("unshare", err)
 	}
@@ -148,7 +154,11 @@ func (c *child) enterNew(fds []int) (master int, err error) {
 		}
 	}
 	if linux := c.cfg.Spec.Linux; linux != nil {
-		warnings, err := writeSysctls(root.sys, linux.Sysctl)
+		sysctls := linux.Sysctl
+		if root.userNamespace {
+			sysctls, _ = splitSysctls(sysctls)
+		}
+		warnings, err := writeSysctls(root.sys, sysctls)
 		if err != nil {
 			return -1, err
 		}
@@ -168,7 +178,7 @@ func (c *child) enterExisting(fds []int) (master int, err error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return -1, os.NewSyscallError("unshare", err)
 	}
-	if err := unix.Setns(pidfd, c.cfg.Namespaces&^unix.CLONE_NEWPID); err != nil {
+	if err := unix.Setns(pidfd, c.cfg.Namespaces&^(unix.CLONE_NEWPID|unix.CLONE_NEWUSER)); err != nil {
 		return -1, fmt.Errorf("join the container: %w", os.NewSyscallError("setns", err))
 	}
 	unix.Close(pidfd)
@@ -195,24 +205,36 @@ func (c *child) stdio(fds []int) (master int, err error) {
 	if len(fds) != 3 {
 		return -1, fmt.Errorf("%d stdio descriptors", len(fds))
 	}
+	if !c.inUserNamespace() {
+		if err := giveStreams(fds, p.User.UID, p.User.GID); err != nil {
+			return -1, err
+		}
+	}
 	for i, fd := range fds {
-		// So that the process can open /dev/stdout and the like. It is not
-		// possible for /dev/null, nor needed.
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return -1, os.NewSyscallError("fstat", err)
-		}
-		if st.Mode&unix.S_IFMT == unix.S_IFIFO {
-			if err := unix.Fchown(fd, int(p.User.UID), int(p.User.GID)); err != nil {
-				return -1, os.NewSyscallError("fchown", err)
-			}
-		}
 		if err := unix.Dup3(fd, i, 0); err != nil {
 			return -1, os.NewSyscallError("dup3", err)
 		}
 		unix.Close(fd)
 	}
 	return -1, nil
+}
+
+// giveStreams makes the user the owner of the streams that are pipes, so that
+// the process can open /dev/stdout and the like. It is not possible for
+// /dev/null, nor needed.
+func giveStreams(fds []int, uid, gid uint32) error {
+	for _, fd := range fds {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return os.NewSyscallError("fstat", err)
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFIFO {
+			if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
+				return os.NewSyscallError("fchown", err)
+			}
+		}
+	}
+	return nil
 }
 
 // becomeUser takes on the attributes of the process and finds its executable.

@@ -19,6 +19,8 @@ type rootfs struct {
 	binds map[int]int
 	// The agent's /proc/sys and /dev, which pivot_root takes out of sight.
 	sys, dev int
+	// userNamespace: the caller is root in its user namespace only.
+	userNamespace bool
 }
 
 // buildRootfs mounts the root file system at cfg.Rootfs.Target, in the mount
@@ -29,10 +31,10 @@ func buildRootfs(cfg *Config) (*rootfs, error) {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
 	m := cfg.Rootfs
-	if err := unix.Mount(m.Source, m.Target, m.Type, m.Flags, m.Data); err != nil {
-		return nil, fmt.Errorf("mount root file system %s (%s): %w", m.Source, m.Type, err)
+	r := &rootfs{spec: cfg.Spec, binds: make(map[int]int), userNamespace: cfg.Namespaces&unix.CLONE_NEWUSER != 0}
+	if err := r.mountRoot(&m); err != nil {
+		return nil, err
 	}
-	r := &rootfs{spec: cfg.Spec, binds: make(map[int]int)}
 	for _, open := range []struct {
 		fd   *int
 		name string
@@ -58,6 +60,31 @@ func buildRootfs(cfg *Config) (*rootfs, error) {
 		}
 	}
 	return r, nil
+}
+
+func (r *rootfs) mountRoot(m *Rootfs) error {
+	if !r.userNamespace {
+		return m.Mount()
+	}
+	// The agent has mounted it there: what came along into this mount
+	// namespace cannot become a root, but a copy can.
+	fd, err := unix.Open(m.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = mountTree(m.Target, fd)
+		unix.Close(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("take over the root file system: %w", err)
+	}
+	return nil
+}
+
+// Mount mounts the root file system.
+func (m *Rootfs) Mount() error {
+	if err := unix.Mount(m.Source, m.Target, m.Type, m.Flags, m.Data); err != nil {
+		return fmt.Errorf("mount root file system %s (%s): %w", m.Source, m.Type, err)
+	}
+	return nil
 }
 
 func mountType(m *specs.Mount) string {
@@ -124,8 +151,19 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 		// Read-only only once it is filled.
 		flags &^= unix.MS_RDONLY
 	}
-	if err := unix.Mount(source, procFD(target), kind, flags, strings.Join(data, ",")); err != nil {
+	err = unix.Mount(source, procFD(target), kind, flags, strings.Join(data, ","))
+	agents, shared := agentMounts[kind]
+	if err == unix.EPERM && shared && r.userNamespace {
+		if err := mountTree(agents, target); err != nil {
+			return err
+		}
+		// Of a copy all attributes are still to be set; what it has, it keeps.
+		o.clear = 0
+	} else if err != nil {
 		return err
+	} else {
+		// The plain attributes went with mount(2), but for this one.
+		o.set, o.clear = uint64(o.flags&^flags)&unix.MOUNT_ATTR_RDONLY, 0
 	}
 	mounted, err := openInRoot(r.root, m.Destination, unix.O_DIRECTORY)
 	if err != nil {
@@ -137,8 +175,6 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 			return fmt.Errorf("tmpcopyup: %w", err)
 		}
 	}
-	// The plain attributes went with mount(2), but for this one.
-	o.set, o.clear = uint64(o.flags&^flags)&unix.MOUNT_ATTR_RDONLY, 0
 	return setAttributes(mounted, &o)
 }
 
