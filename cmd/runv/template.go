@@ -34,7 +34,10 @@ func templateCommand(g *globals) *cli.Command {
 		Name:  "template",
 		Usage: "prepared VMs, of which containers start as clones: build, list, prune",
 		Description: "They are built by themselves: the first container of a size boots, and the next\n" +
-			"ones are clones. docs/templates.md says what a template is and when it fits.",
+			"ones are clones. docs/templates.md says what a template is and when it fits.\n\n" +
+			"Example:\n" +
+			"   runv template build --bundle /bundle\n" +
+			"   runv template list",
 		Subcommands: []*cli.Command{
 			templateBuildCommand(g), templateListCommand(g), templatePruneCommand(g),
 		},

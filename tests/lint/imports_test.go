@@ -52,6 +52,7 @@ var allowed = []struct {
 
 	{"guest-rootfs/...", []string{"guest-rootfs/...", "agent/guest"}},
 	{"tests/cage", []string{"internal/cage"}},
+	{"tests/chaos", []string{"internal/spec"}},
 	{"tests/...", []string{"tests/..."}},
 	{"kernel", nil},
 }
