@@ -1,7 +1,7 @@
 // Package tsi is the VMM's side of transparent socket impersonation: an INET
 // socket of the guest is a socket in this process's network namespace.
 //
-// docs/networking.md describes the protocol with the guest's kernel. One
+// kernel/tsi/PROTOCOL.md describes the protocol with the guest's kernel. One
 // connection from the guest stands for one socket; a connection of its own
 // carries what must overtake a socket's data. Everything the guest says goes
 // through parse, everything it can make the server hold is bounded by Options,
