@@ -115,7 +115,11 @@ func (l *listener) accept() (*socket, address, unix.Errno) {
 	})
 	switch errno {
 	case 0:
-		return l.srv.adopt(nfd, l.sock.family, unix.IPPROTO_TCP), peer, 0
+		k := l.srv.adopt(nfd, l.sock.family, unix.IPPROTO_TCP)
+		l.sock.mu.Lock()
+		k.linger = l.sock.linger // inherited, as all options are
+		l.sock.mu.Unlock()
+		return k, peer, 0
 	case unix.EAGAIN, unix.EINVAL: // the wait was ended; the socket listens no more
 		errno = unix.EBADF
 	}

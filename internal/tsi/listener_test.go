@@ -232,3 +232,20 @@ func TestListenerOnHost(t *testing.T) {
 		t.Errorf("bind: %+v", a)
 	}
 }
+
+// TestAcceptInherits: options of a listener are those of what it accepts.
+func TestAcceptInherits(t *testing.T) {
+	g := newGuest(t, Options{})
+	s, bound := g.listener(1)
+	s.must(opSetsockopt, 0, optionBody(unix.SOL_SOCKET, unix.SO_LINGER, []byte{1, 0, 0, 0, 0, 0, 0, 0}))
+	s.must(opSetsockopt, 0, optionBody(unix.SOL_TCP, unix.TCP_NODELAY, []byte{1, 0, 0, 0}))
+	c := dial(t, bound)
+	a := g.attach(s.event(opAccept).value)
+	if g.control().ask(a.id, unix.SOL_TCP, unix.TCP_NODELAY) != 1 {
+		t.Error("TCP_NODELAY is not inherited")
+	}
+	a.conn.Close()
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("SO_LINGER is not inherited: %v", err)
+	}
+}

@@ -1,6 +1,8 @@
 package tsi
 
 import (
+	"bytes"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -97,5 +99,39 @@ func TestPolicy(t *testing.T) {
 		if got := c.p.keepsInside(&a); got != c.want {
 			t.Errorf("%+v keeps %s inside: %v, want %v", c.p, c.at, got, c.want)
 		}
+	}
+}
+
+func TestRefused(t *testing.T) {
+	var out bytes.Buffer
+	g := newGuest(t, Options{
+		Policy: &Policy{HostNamespace: true, Network: spec.Network{Deny: rules(t, "tcp:192.0.2.0/24:81")}},
+		Log:    slog.New(slog.NewJSONHandler(&out, nil)),
+	})
+	_, addr := tcpServer(t)
+	s := g.socket(familyInet, unix.SOCK_STREAM)
+	s.fails(unix.ECONNREFUSED, opConnect, 0, addressBody(addr))
+	s.fails(unix.EPERM, opConnect, 0, addressBody(inet("192.0.2.1:81")))
+	s.fails(unix.ENETUNREACH, opConnect, 0, addressBody(inet("192.0.2.1:82")))
+	s.fails(unix.EPERM, opConnect, 0, addressBody(inet("169.254.169.254:80")))
+	if st := g.srv.Stats(); st.Refused != 3 || st.Failed != 4 {
+		t.Errorf("%+v", st)
+	}
+	if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `"protocol":"tcp","to":"`+addr.String()+`"`) {
+		t.Errorf("the log has %s", got)
+	}
+}
+
+func TestLimitedLog(t *testing.T) {
+	var out bytes.Buffer
+	l := newLimitedLog(slog.New(slog.NewTextHandler(&out, nil)))
+	for range 100 {
+		l.warn("one")
+		l.warn("two")
+	}
+	l.last["one"].at = l.last["one"].at.Add(-logInterval)
+	l.warn("one")
+	if got := out.String(); strings.Count(got, "\n") != 3 || !strings.Contains(got, "msg=one more=99\n") {
+		t.Errorf("the log has %s", got)
 	}
 }

@@ -102,7 +102,7 @@ func (e *endpoint) serve() error {
 				return errFlags // its reply begins the data
 			}
 			var errno unix.Errno
-			if errno, err = e.connect(&m.addr); err != nil {
+			if errno, err = e.connect(&m); err != nil {
 				return err
 			}
 			if err = e.answer(&m, 0, errno, nil); err == nil && errno == 0 {
@@ -124,8 +124,8 @@ func (e *endpoint) serve() error {
 
 // connect connects the socket. The error is that of the guest's connection: it
 // closed it, which cancels, or sent what it must not.
-func (e *endpoint) connect(a *address) (unix.Errno, error) {
-	k := e.sock
+func (e *endpoint) connect(m *message) (unix.Errno, error) {
+	k, a := e.sock, &m.addr
 	if a.family == familyNone {
 		return unix.EAFNOSUPPORT, nil
 	}
@@ -141,6 +141,10 @@ func (e *endpoint) connect(a *address) (unix.Errno, error) {
 	}
 	if errno := k.connect(&s); errno != unix.EINPROGRESS {
 		return errno, nil // no need to wait: most connections over loopback
+	}
+	// A connect(2) that does not wait learns so from a reply of its own.
+	if err := e.answer(m, 0, unix.EINPROGRESS, nil); err != nil {
+		return 0, err
 	}
 	return e.awaitConnected(&s)
 }

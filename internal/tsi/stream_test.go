@@ -118,7 +118,10 @@ func TestConnectTimesOut(t *testing.T) {
 	g := newGuest(t, Options{})
 	s := g.socket(familyInet, unix.SOCK_STREAM)
 	s.must(opSetsockopt, 0, optionBody(unix.SOL_TCP, unix.TCP_SYNCNT, []byte{1, 0, 0, 0}))
-	s.fails(unix.ETIMEDOUT, opConnect, 0, addressBody(fullServer(t)))
+	s.fails(unix.EINPROGRESS, opConnect, 0, addressBody(fullServer(t)))
+	if a := s.recv(); a.op != opConnect|opReply || a.id != s.id || unix.Errno(a.value) != unix.ETIMEDOUT {
+		t.Errorf("%+v", a)
+	}
 	if st := g.srv.Stats(); st.Failed != 1 {
 		t.Errorf("%+v", st)
 	}
