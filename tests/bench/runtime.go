@@ -12,7 +12,11 @@ import (
 )
 
 // runtime is one of those compared.
-type runtime struct{ name, path string }
+type runtime struct {
+	name, path string
+	options    []string // global ones
+	template   bool     // it has templates to build
+}
 
 // limit bounds one command.
 const limit = 5 * time.Minute
@@ -27,7 +31,8 @@ type bench struct {
 func (b *bench) command(ctx context.Context, r runtime, kind string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.path, append([]string{"--root", filepath.Join(b.dir, "state-"+r.name)}, args...)...)
+	options := append([]string{"--root", filepath.Join(b.dir, "state-"+r.name)}, r.options...)
+	cmd := exec.CommandContext(ctx, r.path, append(options, args...)...)
 	// Files, not pipes: a detached container would hold a pipe open.
 	output, err := os.Create(filepath.Join(b.dir, "output"))
 	if err != nil {
@@ -46,6 +51,24 @@ func (b *bench) command(ctx context.Context, r runtime, kind string, args ...str
 		b.samples.add(kind, r.name, took)
 	}
 	return nil
+}
+
+// prepare copies the program, so that none is read from a slower file system than
+// another's, and builds its templates.
+func (b *bench) prepare(ctx context.Context, r *runtime) error {
+	program, err := os.ReadFile(r.path)
+	if err != nil {
+		return err
+	}
+	r.path = filepath.Join(b.dir, r.name)
+	if err := os.WriteFile(r.path, program, 0o755); err != nil || !r.template {
+		return err
+	}
+	bundle, err := b.bundle("short", "/bin/true")
+	if err != nil {
+		return err
+	}
+	return b.command(ctx, *r, "", "template", "build", "--bundle", bundle)
 }
 
 // round measures everything once.
