@@ -90,6 +90,18 @@ chaos: bin/runv ## ROUNDS (200) lifecycles on the test host, in each of which so
 	@CGO_ENABLED=0 go build -o bin/chaos ./tests/chaos
 	@tests/host/run -t 7200 -- bin/chaos -rounds $(or $(ROUNDS),200) </dev/null
 
+.PHONY: hostile
+hostile: ## guests that attack the VMM, with a /dev/kvm of any kind: a table, and bin/hostile/table.md
+	@tests/deps test
+	@mkdir -p bin/hostile
+	@RUNV_HOSTILE_TABLE=$(CURDIR)/bin/hostile/table.md go test -count=1 -v ./tests/hostile
+	@tests/hostile/mutate
+
+.PHONY: faults
+faults: bin/runv ## hosts that fail: full, out of descriptors, without KVM, stopped …, on the test host
+	@tests/deps test
+	@tests/suite integration tests/faults
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (1m)
 	@tests/deps build
