@@ -101,15 +101,16 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 
+	// While the host's procfs is there.
+	mirror, err := p.openNetwork()
+	if err != nil {
+		return nil, err
+	}
 	proc, lacks, err := cage.Prepare()
 	if err != nil {
 		return nil, err
 	}
 	defer proc.Close()
-	mirror, err := p.openNetwork()
-	if err != nil {
-		return nil, err
-	}
 	share, err := fs.New(fs.Options{
 		Tag:  rootTag,
 		Root: root.Dir,
