@@ -130,7 +130,7 @@ bool tsi_addr_broadcast(const struct tsi_addr *a)
 {
 	__be32 v4;
 
-	return tsi_addr_v4(a, &v4) &&
+	return tsi_addr_v4(a, &v4) && v4 &&
 	       (ipv4_is_lbcast(v4) ||
 		inet_addr_type(&init_net, v4) == RTN_BROADCAST);
 }

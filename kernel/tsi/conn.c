@@ -33,10 +33,10 @@ bool tsi_conn_broken(const struct tsi_conn *c)
 	       READ_ONCE(sk->sk_err) || READ_ONCE(sk->sk_state) == TCP_CLOSE;
 }
 
-/* The peer's FIN has arrived. */
+/* The peer's FIN has arrived, whatever came later. */
 bool tsi_conn_fin(const struct tsi_conn *c)
 {
-	return READ_ONCE(vsock_sk(c->sock->sk)->peer_shutdown) == SEND_SHUTDOWN;
+	return READ_ONCE(c->fin);
 }
 
 /* Callbacks run with sk_callback_lock held, some in atomic context. */
@@ -99,6 +99,8 @@ static void tsi_changed(struct sock *sk, bool error)
 	read_lock_bh(&sk->sk_callback_lock);
 	c = sk->sk_user_data;
 	if (c) {
+		if (READ_ONCE(vsock_sk(sk)->peer_shutdown) == SEND_SHUTDOWN)
+			WRITE_ONCE(c->fin, true);
 		if (error)
 			c->error_report(sk);
 		else
@@ -155,20 +157,14 @@ static void tsi_conn_unhook(struct tsi_conn *c)
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
-static void tsi_conn_free(struct work_struct *work)
+/* In process context only: releasing a vsock socket sleeps. */
+void tsi_conn_put(struct tsi_conn *c)
 {
-	struct tsi_conn *c = container_of(work, struct tsi_conn, free_work);
-
+	if (!c || !refcount_dec_and_test(&c->ref))
+		return;
 	tsi_conn_unhook(c);
 	sock_release(c->sock);
 	kfree_rcu(c, rcu);
-}
-
-/* Releasing a vsock socket sleeps: the last user may not be able to. */
-void tsi_conn_put(struct tsi_conn *c)
-{
-	if (c && refcount_dec_and_test(&c->ref))
-		tsi_conn_free(&c->free_work);
 }
 
 struct tsi_conn *tsi_conn_get(struct tsi_sock *t)

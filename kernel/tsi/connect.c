@@ -6,6 +6,9 @@
 
 #include "tsi.h"
 
+/* How long a call that does not block waits for the VMM's first word. */
+#define TSI_CONNECT_START	(HZ / 20)
+
 /* The connection request has its answer, which is none: err. */
 void tsi_connect_failed(struct tsi_sock *t, struct tsi_conn *c, int err,
 			bool drop)
@@ -18,7 +21,10 @@ void tsi_connect_failed(struct tsi_sock *t, struct tsi_conn *c, int err,
 	       rcu_access_pointer(t->conn) == c;
 	if (mine) {
 		WRITE_ONCE(sk->sk_err, -err);
-		WRITE_ONCE(t->state, TSI_NEW);
+		/* What the native code goes by when nothing is left. */
+		sock_set_flag(sk, SOCK_DONE);
+		WRITE_ONCE(sk->sk_shutdown, SHUTDOWN_MASK);
+		smp_store_release(&t->state, TSI_NEW);
 	}
 	spin_unlock_bh(&t->slock);
 	if (!mine)
@@ -39,6 +45,11 @@ void tsi_connect_done(struct tsi_sock *t, struct tsi_conn *c,
 	struct sock *sk = t->sk;
 	bool mine;
 
+	if (r->err == EINPROGRESS) { /* another reply follows */
+		WRITE_ONCE(c->started, true);
+		wake_up(&c->wait);
+		return;
+	}
 	if (r->err) {
 		tsi_connect_failed(t, c, tsi_errno(r->err), false);
 		return;
@@ -62,6 +73,13 @@ void tsi_connect_done(struct tsi_sock *t, struct tsi_conn *c,
 		queue_work(tsi_wq, &t->work);
 }
 
+/* The native socket looks like a fresh one (t->lock held). */
+static void tsi_freshen(struct sock *sk)
+{
+	sock_reset_flag(sk, SOCK_DONE);
+	WRITE_ONCE(sk->sk_shutdown, 0);
+}
+
 /* From now on the socket is the guest's own (t->lock held). */
 static void tsi_go_native(struct tsi_sock *t)
 {
@@ -72,7 +90,7 @@ static void tsi_go_native(struct tsi_sock *t)
 
 /* t->lock held; 1: the native stack takes over. */
 static int tsi_connect_start(struct socket *sock, struct tsi_sock *t,
-			     const struct sockaddr *sa, int len, bool nonblock)
+			     const struct sockaddr *sa, int len)
 {
 	struct sock *sk = sock->sk;
 	struct tsi_msg {
@@ -105,12 +123,14 @@ static int tsi_connect_start(struct socket *sock, struct tsi_sock *t,
 	tsi_hdr_init(&m.h, c, TSI_CONNECT, 0, 0, sizeof(m));
 	/* Errors of an attempt before are not this one's. */
 	WRITE_ONCE(sk->sk_err, 0);
+	tsi_freshen(sk);
 	spin_lock_bh(&t->slock);
 	WRITE_ONCE(t->state, TSI_CONNECTING);
 	t->shut = 0;
 	t->dead = false;
 	spin_unlock_bh(&t->slock);
-	WRITE_ONCE(c->async, nonblock);
+	WRITE_ONCE(c->async, false);
+	WRITE_ONCE(c->started, false);
 	sock->state = SS_CONNECTING;
 	err = tsi_conn_send(c, &m, sizeof(m));
 	if (err)
@@ -121,8 +141,11 @@ out:
 	return err;
 }
 
-/* Waits for the end of the attempt; returns what is left of the timeout. */
-static long tsi_connect_wait(struct tsi_sock *t, long timeo)
+/*
+ * Waits for the end of the attempt, or, if only started is asked for, until it
+ * is one that takes time; returns what is left of the timeout.
+ */
+static long tsi_connect_wait(struct tsi_sock *t, long timeo, bool started)
 {
 	DEFINE_WAIT_FUNC(wait, woken_wake_function);
 	struct tsi_conn *c = tsi_conn_get(t);
@@ -132,16 +155,20 @@ static long tsi_connect_wait(struct tsi_sock *t, long timeo)
 	add_wait_queue(&c->wait, &wait);
 	for (;;) {
 		tsi_pump(t, c);
-		if (READ_ONCE(t->state) != TSI_CONNECTING)
+		if (READ_ONCE(t->state) != TSI_CONNECTING ||
+		    (started && READ_ONCE(c->started)))
 			break;
 		if (tsi_conn_broken(c) || tsi_conn_fin(c)) {
 			tsi_pump(t, c);
 			tsi_connect_failed(t, c, -ENETDOWN, true);
 			break;
 		}
-		if (!timeo || signal_pending(current))
+		if (!timeo ||
+		    (started ? fatal_signal_pending(current) :
+			       signal_pending(current)))
 			break;
-		timeo = wait_woken(&wait, TASK_INTERRUPTIBLE, timeo);
+		timeo = wait_woken(&wait, started ? TASK_KILLABLE :
+						    TASK_INTERRUPTIBLE, timeo);
 	}
 	remove_wait_queue(&c->wait, &wait);
 	if (READ_ONCE(t->state) == TSI_CONNECTING) {
@@ -151,6 +178,22 @@ static long tsi_connect_wait(struct tsi_sock *t, long timeo)
 	}
 	tsi_conn_put(c);
 	return timeo;
+}
+
+/*
+ * Whether the attempt ended with what connect(2) itself returns even if it
+ * does not block: there is no way, rather than nobody at its end.
+ */
+static bool tsi_connect_sync(struct tsi_sock *t)
+{
+	switch (READ_ONCE(t->sk->sk_err)) {
+	case 0:
+	case ECONNREFUSED:
+	case ECONNRESET:
+	case ETIMEDOUT:
+		return false;
+	}
+	return true;
 }
 
 static bool tsi_was_open(struct tsi_sock *t)
@@ -231,12 +274,18 @@ int tsi_stream_connect(struct socket *sock, struct sockaddr *addr, int len,
 		err = -EALREADY;
 		break;
 	case SS_UNCONNECTED:
-		err = tsi_connect_start(sock, t, addr, len, flags & O_NONBLOCK);
+		err = tsi_connect_start(sock, t, addr, len);
 		if (err > 0)
 			goto native;
 		if (err)
 			goto out;
 		err = -EINPROGRESS;
+		if (!sock_sndtimeo(sk, flags & O_NONBLOCK)) {
+			tsi_connect_wait(t, TSI_CONNECT_START, true);
+			if (READ_ONCE(t->state) == TSI_CONNECTING ||
+			    !tsi_connect_sync(t))
+				goto out;
+		}
 		break;
 	default:
 		err = -EINVAL;
@@ -248,7 +297,7 @@ int tsi_stream_connect(struct socket *sock, struct sockaddr *addr, int len,
 		if (!timeo)
 			goto out;
 		mutex_unlock(&t->lock);
-		timeo = tsi_connect_wait(t, timeo);
+		timeo = tsi_connect_wait(t, timeo, false);
 		mutex_lock(&t->lock);
 		if (READ_ONCE(t->state) == TSI_CONNECTING) {
 			if (timeo)
@@ -262,6 +311,7 @@ int tsi_stream_connect(struct socket *sock, struct sockaddr *addr, int len,
 	} else {
 		err = sock_error(sk) ?: -ECONNABORTED;
 		sock->state = SS_UNCONNECTED;
+		tsi_freshen(sk);
 	}
 out:
 	mutex_unlock(&t->lock);

@@ -51,7 +51,7 @@ static int tsi_dgram_up(struct tsi_sock *t)
 	if (err)
 		return err < 0 ? err : 0;
 	a.port = t->local.port;
-	tsi_native_bind(t, &a);
+	tsi_native_bind(t, &a, false);
 	return 0;
 }
 
@@ -90,8 +90,11 @@ static int tsi_dgram_unlink(struct tsi_sock *t)
 	spin_lock_bh(&t->slock);
 	t->linked = false;
 	memset(&t->peer, 0, sizeof(t->peer));
-	if (!err && r.local.family)
+	if (!err && r.local.family) {
 		t->local = r.local;
+		/* A port nobody chose is given back. */
+		t->hbound = r.local.port;
+	}
 	spin_unlock_bh(&t->slock);
 	tsi_conn_put(c);
 	return 0;
@@ -112,14 +115,19 @@ static int tsi_dgram_link(struct tsi_sock *t, const struct tsi_addr *a)
 	if (err >= 0)
 		err = tsi_request(t, c, TSI_CONNECT, 0, a, sizeof(*a), &r);
 	tsi_conn_put(c);
-	if (err)
-		return err;
 	spin_lock_bh(&t->slock);
-	t->local = r.local;
-	t->peer = *a;
-	t->linked = true;
+	if (r.local.port) {
+		/* Even if it failed: it binds first. */
+		t->local = r.local;
+		t->hbound = true;
+	}
+	if (!err) {
+		t->local = r.local;
+		t->peer = r.peer.family ? r.peer : *a;
+		t->linked = true;
+	}
 	spin_unlock_bh(&t->slock);
-	return 0;
+	return err;
 }
 
 int tsi_dgram_connect(struct socket *sock, struct sockaddr *addr, int len,

@@ -3,7 +3,10 @@
  * Datagrams from the host. Each becomes a packet in the native socket's
  * receive queue, so that all of recvmsg(2) is the native code.
  */
+#include <linux/errqueue.h>
 #include <linux/filter.h>
+#include <linux/icmp.h>
+#include <linux/icmpv6.h>
 #include <linux/inetdevice.h>
 #include <linux/slab.h>
 #include <net/addrconf.h>
@@ -178,24 +181,87 @@ static bool tsi_data(struct tsi_sock *t, struct tsi_conn *c, size_t n)
 	return true;
 }
 
+/* The ICMP message of which the host's kernel made the errno. */
+static const struct {
+	int	err;
+	u8	type4, code4, type6, code6;
+} tsi_icmp[] = {
+	{ ECONNREFUSED, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH,
+	  ICMPV6_DEST_UNREACH, ICMPV6_PORT_UNREACH },
+	{ EHOSTUNREACH, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH,
+	  ICMPV6_DEST_UNREACH, ICMPV6_ADDR_UNREACH },
+	{ ENETUNREACH, ICMP_DEST_UNREACH, ICMP_NET_UNREACH,
+	  ICMPV6_DEST_UNREACH, ICMPV6_NOROUTE },
+	{ EMSGSIZE, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
+	  ICMPV6_PKT_TOOBIG, 0 },
+};
+
+/* Puts an error into the queue that IP_RECVERR and IPV6_RECVERR ask for. */
+static void tsi_queue_error(struct sock *sk, int err,
+			    const struct tsi_addr *peer)
+{
+	struct sock_exterr_skb *serr;
+	struct sk_buff *skb;
+	struct ipv6hdr *h6;
+	struct iphdr *h4;
+	bool is4;
+	__be32 v4;
+	size_t i;
+
+	is4 = tsi_addr_v4(peer, &v4);
+	skb = alloc_skb(sizeof(*h6), GFP_KERNEL);
+	if (!skb)
+		return;
+	serr = SKB_EXT_ERR(skb);
+	memset(serr, 0, sizeof(*serr));
+	serr->ee.ee_errno = err;
+	serr->ee.ee_origin = SO_EE_ORIGIN_LOCAL;
+	serr->port = htons(le16_to_cpu(peer->port));
+	for (i = 0; i < ARRAY_SIZE(tsi_icmp); i++) {
+		if (tsi_icmp[i].err != err)
+			continue;
+		serr->ee.ee_origin = is4 ? SO_EE_ORIGIN_ICMP :
+					   SO_EE_ORIGIN_ICMP6;
+		serr->ee.ee_type = is4 ? tsi_icmp[i].type4 : tsi_icmp[i].type6;
+		serr->ee.ee_code = is4 ? tsi_icmp[i].code4 : tsi_icmp[i].code6;
+	}
+	skb_reset_network_header(skb);
+	/* Who refuses a port is who was asked; of others nothing is known. */
+	if (is4) {
+		h4 = skb_put_zero(skb, sizeof(*h4));
+		h4->daddr = v4;
+		h4->saddr = err == ECONNREFUSED ? v4 : 0;
+		serr->addr_offset = offsetof(struct iphdr, daddr);
+		skb->protocol = htons(ETH_P_IP);
+	} else {
+		h6 = skb_put_zero(skb, sizeof(*h6));
+		memcpy(&h6->daddr, peer->addr, sizeof(h6->daddr));
+		if (err == ECONNREFUSED)
+			h6->saddr = h6->daddr;
+		serr->addr_offset = offsetof(struct ipv6hdr, daddr);
+		skb->protocol = htons(ETH_P_IPV6);
+	}
+	__skb_pull(skb, skb->len);
+	skb_reset_transport_header(skb);
+	if (sock_queue_err_skb(sk, skb))
+		kfree_skb(skb);
+}
+
 /* An ICMP error, or one of sending. */
 static void tsi_error(struct tsi_sock *t, u32 value,
 		      const struct tsi_addr *peer)
 {
 	struct sock *sk = t->sk;
 	int err = -tsi_errno(value);
-	struct flowi6 fl6 = {};
-	__be32 v4;
 
 	if (!err)
 		return;
-	if (tsi_addr_v4(peer, &v4)) {
-		ip_local_error(sk, err, v4, htons(le16_to_cpu(peer->port)), 0);
-	} else if (sk->sk_family == AF_INET6 && peer->family) {
-		memcpy(&fl6.daddr, peer->addr, sizeof(fl6.daddr));
-		fl6.fl6_dport = htons(le16_to_cpu(peer->port));
-		ipv6_local_error(sk, err, &fl6, 0);
-	}
+	if (!peer->family)
+		peer = &t->peer;
+	if (peer->family && (inet_test_bit(RECVERR, sk) ||
+			     (sk->sk_family == AF_INET6 &&
+			      inet6_test_bit(RECVERR6, sk))))
+		tsi_queue_error(sk, err, peer);
 	WRITE_ONCE(sk->sk_err, err);
 	sk_error_report(sk);
 }

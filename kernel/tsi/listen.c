@@ -12,8 +12,11 @@
 /* At most this many connections wait for accept(2), says the protocol. */
 #define TSI_PENDING_MAX	64
 
-/* Binds the native socket like the host's, so that the guest finds it. */
-int tsi_native_bind(struct tsi_sock *t, const struct tsi_addr *a)
+/*
+ * Binds the native socket like the host's, so that the guest finds it; chosen
+ * if the program named the port, rather than the host.
+ */
+int tsi_native_bind(struct tsi_sock *t, const struct tsi_addr *a, bool chosen)
 {
 	struct sockaddr_storage ss = {};
 	struct sock *sk = t->sk;
@@ -26,6 +29,11 @@ int tsi_native_bind(struct tsi_sock *t, const struct tsi_addr *a)
 	len = tsi_addr_put(a, sk, (struct sockaddr *)&ss);
 	err = t->native->bind(sk->sk_socket, (struct sockaddr *)&ss, len);
 	t->nbound = !err;
+	if (!err && !chosen) {
+		lock_sock(sk);
+		sk->sk_userlocks &= ~SOCK_BINDPORT_LOCK;
+		release_sock(sk);
+	}
 	return err;
 }
 
@@ -92,6 +100,7 @@ int tsi_bind(struct socket *sock, struct sockaddr *addr, int len)
 	struct tsi_sock *t = sock->tsi;
 	struct sock *sk = sock->sk;
 	struct tsi_addr a;
+	bool chosen;
 	int err;
 
 	if (tsi_is_native(t))
@@ -99,6 +108,7 @@ int tsi_bind(struct socket *sock, struct sockaddr *addr, int len)
 	err = tsi_bind_check(sk, addr, len, &a);
 	if (err)
 		return err;
+	chosen = a.port;
 	mutex_lock(&t->lock);
 	err = -EINVAL;
 	if (t->state != TSI_NEW || sk->sk_state != TCP_CLOSE || t->hbound ||
@@ -119,8 +129,15 @@ int tsi_bind(struct socket *sock, struct sockaddr *addr, int len)
 	a.port = t->local.port;
 	t->want = a;
 	t->bound = true;
-	/* Two sockets the host tells apart may be one to the guest. */
-	tsi_native_bind(t, &a);
+	/* The guest's own part may be in use where the host's is not. */
+	err = tsi_native_bind(t, &a, chosen);
+	if (err == -EADDRINUSE && chosen) {
+		tsi_conn_drop(t);
+		t->hbound = false;
+		t->bound = false;
+		goto out;
+	}
+	err = 0;
 out:
 	mutex_unlock(&t->lock);
 	return err;
@@ -208,7 +225,7 @@ int tsi_listen(struct socket *sock, int backlog)
 	spin_unlock_bh(&t->slock);
 	if (!inet_sk(sk)->inet_num) {
 		tsi_addr_any(&any, sk->sk_family, le16_to_cpu(t->local.port));
-		tsi_native_bind(t, &any);
+		tsi_native_bind(t, &any, false);
 	}
 	if (t->nbound)
 		t->native->listen(sock, backlog);

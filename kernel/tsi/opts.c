@@ -86,7 +86,7 @@ static int tsi_set_host(struct tsi_sock *t, enum tsi_opt_kind kind, int level,
 	struct tsi_conn *c = NULL;
 	int err = 0;
 
-	if (wait) {
+	if (wait && t->state == TSI_NEW) {
 		err = tsi_make(t, &c);
 		if (err)
 			return err;

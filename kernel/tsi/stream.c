@@ -448,9 +448,13 @@ void tsi_stream_work(struct tsi_sock *t, struct tsi_conn *c)
 
 	if (!tsi_conn_broken(c) || READ_ONCE(t->dead))
 		return;
-	n = tsi_ctl_getsockopt(c->id, SOL_SOCKET, SO_ERROR, &err, sizeof(err));
-	if (n != sizeof(err) || err < 0 || err >= MAX_ERRNO)
-		err = ECONNRESET;
+	/* After a FIN each way the VMM has nothing more to say. */
+	if (!tsi_stream_closed(t, c)) {
+		n = tsi_ctl_getsockopt(c->id, SOL_SOCKET, SO_ERROR, &err,
+				       sizeof(err));
+		if (n != sizeof(err) || err < 0 || err >= MAX_ERRNO)
+			err = ECONNRESET;
+	}
 	spin_lock_bh(&t->slock);
 	if (rcu_access_pointer(t->conn) == c) {
 		if (err)

@@ -54,11 +54,12 @@ struct tsi_reply {
 struct tsi_conn {
 	refcount_t		ref;
 	struct rcu_head		rcu;
-	struct work_struct	free_work;
 	struct socket		*sock;
 	struct tsi_sock		*t;	/* sk_callback_lock; NULL: detached */
 	u32			id;
 	bool			raw;	/* no longer framed */
+	bool			fin;	/* the peer's FIN has come */
+	bool			started;/* CONNECT takes time */
 	bool			async;	/* the work item reads the frames */
 
 	wait_queue_head_t	wait;	/* for replies */
@@ -224,7 +225,7 @@ int tsi_disconnect(struct tsi_sock *t);
 /* listen.c */
 int tsi_bind(struct socket *sock, struct sockaddr *addr, int len);
 int tsi_bind_host(struct tsi_sock *t, const struct tsi_addr *a);
-int tsi_native_bind(struct tsi_sock *t, const struct tsi_addr *a);
+int tsi_native_bind(struct tsi_sock *t, const struct tsi_addr *a, bool chosen);
 int tsi_listen(struct socket *sock, int backlog);
 int tsi_accept(struct socket *sock, struct socket *newsock,
 	       struct proto_accept_arg *arg);
