@@ -26,7 +26,7 @@
 /* How long the VMM may take for what needs no network. */
 #define TSI_VMM_TIMEOUT	(10 * HZ)
 /* Receive buffers of the inner sockets. */
-#define TSI_STREAM_BUF	(2 << 20)
+#define TSI_STREAM_BUF	(1 << 20)
 #define TSI_DGRAM_BUF	(256 << 10)
 
 enum tsi_state {
