@@ -8,6 +8,7 @@ static void one(const char *host, int type)
 	struct ad a = at(host, 0), b;
 	int s = make(a.sa.sa_family, type);
 
+	forget_ports();
 	T(host);
 	R(BIND(s, a));
 	b = local_of(s);

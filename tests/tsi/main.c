@@ -6,6 +6,7 @@
  *   tsi [-4 ADDR] [-6 ADDR] [-s MS] [-l] [CASE...]
  *   tsi peer            the process outside, in the same network namespace
  *   tsi stress N        opens and closes N sockets of each kind
+ *   tsi speed ADDR      measures connections to the peer at ADDR
  *
  * ADDR are the addresses of a device of the namespace. The first word of a
  * CASE's name, up to the first underscore, runs all that begin so.
@@ -30,6 +31,7 @@ enum { CASE_SECONDS = 30 };
 
 int stress_main(int argc, char **argv);
 int inherited_main(int fd);
+int speed_main(int argc, char **argv);
 
 void add_case(struct testcase *c)
 {
@@ -188,10 +190,14 @@ int port_of(int fd)
 	return ntohs(a.in.sin_port);
 }
 
+static int named_ports[64], named_count;
+
+void forget_ports(void) { named_count = 0; }
+
 const char *show(const struct ad *a)
 {
 	static char lines[4][128];
-	static int turn, ports[64], count;
+	static int turn;
 	char host[INET6_ADDRSTRLEN], *s = lines[turn++ % 4];
 	int port, i;
 
@@ -211,10 +217,10 @@ const char *show(const struct ad *a)
 		sprintf(s, "%s %d (%u)", host, port, a->len);
 		return s;
 	}
-	for (i = 0; i < count && ports[i] != port; i++)
+	for (i = 0; i < named_count && named_ports[i] != port; i++)
 		;
-	if (i == count && count < 64)
-		ports[count++] = port;
+	if (i == named_count && named_count < 64)
+		named_ports[named_count++] = port;
 	sprintf(s, "%s p%d (%u)", host, i + 1, a->len);
 	return s;
 }
@@ -324,6 +330,8 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && strcmp(argv[1], "peer") == 0)
 		return peer_main(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "speed") == 0)
+		return speed_main(argc - 1, argv + 1);
 	if (argc > 2 && strcmp(argv[1], "inherited") == 0)
 		return inherited_main(atoi(argv[2]));
 	if (argc > 1 && strcmp(argv[1], "stress") == 0)

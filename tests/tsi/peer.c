@@ -83,6 +83,51 @@ static long accept_one(int listener)
 	return poll(&p, 1, 20000) == 1 ? accept(listener, NULL, NULL) : -1;
 }
 
+/* Sends until the other end has enough. */
+static long flood(int fd)
+{
+	long total = 0, n;
+
+	fill();
+	while ((n = send(fd, block, sizeof(block), MSG_NOSIGNAL)) > 0)
+		total += n;
+	return total;
+}
+
+static long echo(int fd)
+{
+	long total = 0, n;
+
+	set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	while ((n = recv(fd, block, sizeof(block), 0)) > 0)
+		total += send(fd, block, (size_t)n, MSG_NOSIGNAL);
+	return total;
+}
+
+/* Takes connections and ends them, until the one that commands goes away. */
+static long refuse(int listener, int control)
+{
+	struct pollfd p[2] = { { .fd = listener, .events = POLLIN }, { .fd = control, .events = POLLRDHUP } };
+	long n = 0;
+
+	while (poll(p, 2, -1) > 0 && !p[1].revents) {
+		close(accept(listener, NULL, NULL));
+		n++;
+	}
+	return n;
+}
+
+/* Counts datagrams until none has come for a while. */
+static long count_datagrams(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	long n = 0;
+
+	while (poll(&p, 1, n ? 1000 : 20000) == 1 && recv(fd, block, sizeof(block), 0) >= 0)
+		n++;
+	return n;
+}
+
 /* What the peer of one control connection has. */
 struct puppet { int listener, data, udp; struct ad from; };
 
@@ -134,6 +179,10 @@ static long obey(struct puppet *p, const char *line, int control)
 		a = at(host, port);
 		fill();
 		return SENDTO(p->udp, block, (size_t)size, 0, a);
+	case 'I': return flood(p->data);
+	case 'Q': return echo(p->data);
+	case 'N': return refuse(p->listener, control);
+	case 'V': return count_datagrams(p->udp);
 	case 'X': close(p->udp); return 0;
 	case 'G': close(p->listener); return 0;
 	}

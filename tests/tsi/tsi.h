@@ -44,6 +44,7 @@ int peer_name(int fd); /* getpeername, but for the name */
 
 /* An address as text; ports that the kernel chose have names: p1, p2... */
 const char *show(const struct ad *a);
+void forget_ports(void);
 
 /* What a step came to. The text of the call is what is printed. */
 long result(const char *step, long ret);

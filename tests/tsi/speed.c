@@ -1,0 +1,175 @@
+/*
+ * How fast sockets are between this program and the peer:
+ *
+ *   tsi speed ADDR [SECONDS]
+ *
+ * One line a measurement: its name, a number, its unit. More is better, but for
+ * a unit of time.
+ */
+#include "tsi.h"
+
+enum { STREAMS = 8, BUFFER = 128 << 10, SMALL = 64 };
+
+static const char *host;
+static double seconds = 2;
+static char buffer[BUFFER];
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void report(const char *name, double number, const char *unit)
+{
+	printf("%s\t%.1f\t%s\n", name, number, unit);
+	fflush(stdout);
+}
+
+static void must(const char *what, bool ok)
+{
+	if (ok)
+		return;
+	fprintf(stderr, "tsi speed: %s: %s\n", what, strerrorname_np(errno));
+	exit(1);
+}
+
+static int family(void) { return strchr(host, ':') ? 6 : 4; }
+
+/* A connection to the peer, and the one that commands the other end. */
+static int dial(int *control)
+{
+	struct ad a;
+	int fd;
+
+	*control = peer_control(host);
+	a = at(host, (int)peer_tell(*control, "L%d", family()));
+	fd = socket(a.sa.sa_family, SOCK_STREAM, 0);
+	must("connect", fd >= 0 && CONNECT(fd, a) == 0);
+	must("accept", peer_tell(*control, "A") == 0);
+	set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	return fd;
+}
+
+struct stream { pthread_t thread; bool up; double until; long long bytes; int fd, control; };
+
+static void *pump(void *arg)
+{
+	struct stream *s = arg;
+	char own[BUFFER];
+	long n;
+
+	while (now() < s->until) {
+		n = s->up ? send(s->fd, buffer, sizeof(buffer), MSG_NOSIGNAL) : recv(s->fd, own, sizeof(own), 0);
+		must("transfer", n > 0);
+		s->bytes += n;
+	}
+	return NULL;
+}
+
+static void streams(const char *name, int count, bool up)
+{
+	struct stream s[STREAMS];
+	double begun = now();
+	long long bytes = 0;
+	int i;
+
+	for (i = 0; i < count; i++) {
+		s[i] = (struct stream){ .up = up };
+		s[i].fd = dial(&s[i].control);
+		/* Without waiting for what it comes to. */
+		must("command", write(s[i].control, up ? "E\n" : "I\n", 2) == 2);
+	}
+	begun = now();
+	for (i = 0; i < count; i++) {
+		s[i].until = begun + seconds;
+		must("thread", pthread_create(&s[i].thread, NULL, pump, &s[i]) == 0);
+	}
+	for (i = 0; i < count; i++) {
+		pthread_join(s[i].thread, NULL);
+		bytes += s[i].bytes;
+	}
+	report(name, (double)bytes / (now() - begun) / (1 << 20), "MiB/s");
+	for (i = 0; i < count; i++) {
+		close(s[i].fd);
+		close(s[i].control);
+	}
+}
+
+static void requests(void)
+{
+	int control, fd = dial(&control);
+	double begun = now();
+	long count = 0;
+
+	must("command", write(control, "Q\n", 2) == 2);
+	for (; now() - begun < seconds; count++) {
+		must("request", send(fd, buffer, SMALL, 0) == SMALL);
+		must("response", recv(fd, buffer, SMALL, MSG_WAITALL) == SMALL);
+	}
+	report("request and response", (now() - begun) / (double)count * 1e6, "us");
+	close(fd);
+	close(control);
+}
+
+static void connections(void)
+{
+	int control = peer_control(host), fd;
+	struct ad a = at(host, (int)peer_tell(control, "L%d", family()));
+	double begun;
+	long count = 0;
+
+	must("command", write(control, "N\n", 2) == 2);
+	for (begun = now(); now() - begun < seconds; count++) {
+		char c;
+
+		fd = socket(a.sa.sa_family, SOCK_STREAM, 0);
+		must("connect", fd >= 0 && CONNECT(fd, a) == 0);
+		must("EOF", recv(fd, &c, 1, 0) == 0);
+		close(fd);
+	}
+	report("connections", (double)count / (now() - begun), "1/s");
+	close(control);
+}
+
+static void datagrams(void)
+{
+	int control = peer_control(host), fd;
+	struct ad a = at(host, (int)peer_tell(control, "U%d", family()));
+	double begun;
+	long count = 0, got;
+
+	fd = socket(a.sa.sa_family, SOCK_DGRAM, 0);
+	must("connect", fd >= 0 && CONNECT(fd, a) == 0);
+	must("command", write(control, "V\n", 2) == 2);
+	for (begun = now(); now() - begun < seconds; count++)
+		if (send(fd, buffer, SMALL, 0) < 0 && errno != ENOBUFS && errno != EAGAIN)
+			must("send", false);
+	got = peer_tell(control, "X");
+	report("datagrams sent", (double)count / seconds, "1/s");
+	report("datagrams arrived", (double)got / seconds, "1/s");
+	close(fd);
+	close(control);
+}
+
+int speed_main(int argc, char **argv)
+{
+	if (argc < 2) {
+		fprintf(stderr, "usage: tsi speed ADDR [SECONDS]\n");
+		return 2;
+	}
+	host = argv[1];
+	if (argc > 2)
+		seconds = atof(argv[2]);
+	signal(SIGPIPE, SIG_IGN);
+	streams("1 stream out", 1, true);
+	streams("1 stream in", 1, false);
+	streams("8 streams out", STREAMS, true);
+	streams("8 streams in", STREAMS, false);
+	requests();
+	connections();
+	datagrams();
+	return 0;
+}
