@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -92,6 +93,14 @@ func (g *globals) before(*cli.Context) error {
 		return fmt.Errorf("--rootless %s: neither true, false nor auto", g.rootless)
 	}
 	return nil
+}
+
+// begun is about when this process began to run code of ours.
+var begun = time.Now()
+
+// trace logs a stage of a verb and the time since the process began.
+func (g *globals) trace(stage string) {
+	g.log.Debug("stage", "verb", stage, "ms", float64(time.Since(begun).Microseconds())/1000)
 }
 
 func (g *globals) store() *container.Store { return container.NewStore(g.root) }

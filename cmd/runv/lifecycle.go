@@ -38,6 +38,8 @@ type createOptions struct {
 	id, bundle, pidFile, consoleSocket string
 	// foreground: this process stays and carries the terminal.
 	foreground bool
+	// start: the container is started as soon as it is created.
+	start bool
 }
 
 // killTimeout bounds the wait for a killed VM process to be gone.
@@ -136,6 +138,7 @@ func (g *globals) create(o createOptions) (_ *creation, err error) {
 		return nil, err
 	}
 	defer kvm.Close()
+	g.trace("planned")
 
 	cr := &creation{g: g, opts: o, plan: plan, signals: make(chan os.Signal, 64)}
 	signal.Notify(cr.signals, forwarded()...)
@@ -190,6 +193,7 @@ func (cr *creation) launch(kvm *os.File) error {
 	if err := cr.container.Save(); err != nil {
 		return err
 	}
+	cr.g.trace("state written")
 	cgroup, err := cr.cgroupfs(path)
 	if err != nil {
 		return err
@@ -217,6 +221,7 @@ func (cr *creation) launch(kvm *os.File) error {
 	if err != nil {
 		return err
 	}
+	cr.g.trace("VM process born")
 	if cr.container.State.Process, err = container.FindProcess(cr.process.Pid); err != nil {
 		return err
 	}
@@ -287,6 +292,7 @@ func (cr *creation) bootstrap() error {
 		State:        cr.container.State.As(specs.StateCreating),
 		Kernel:       cr.g.kernel,
 		Initrd:       cr.g.initrd,
+		Start:        cr.opts.start,
 		Templates:    cr.g.templateDir(cr.plan),
 		HostNetworks: networks,
 		Debug:        cr.g.debug,
@@ -299,9 +305,12 @@ func (cr *creation) bootstrap() error {
 	if cold != nil {
 		cr.g.coldBooted(cold, cr.plan.Machine)
 	}
+	cr.g.trace("created")
 	cr.container.State.Status = specs.StateCreated
-	if err := cr.container.Save(); err != nil {
-		return err
+	if !cr.opts.start { // else it is running in a moment
+		if err := cr.container.Save(); err != nil {
+			return err
+		}
 	}
 	if cr.opts.pidFile != "" {
 		return writePIDFile(cr.opts.pidFile, cr.process.Pid)
@@ -328,11 +337,12 @@ func (cr *creation) createRuntimeHooks() error {
 	return hooks.Run(ctx, "createRuntime", h.CreateRuntime, state)
 }
 
-// start starts the container's process.
-func (cr *creation) start() error {
-	if err := cr.process.Run(); err != nil {
+// started waits until the container's process runs.
+func (cr *creation) started() error {
+	if err := cr.process.Started(); err != nil {
 		return cr.explain(err)
 	}
+	cr.g.trace("started")
 	return cr.g.started(cr.container)
 }
 

@@ -60,12 +60,13 @@ func createArgs(c *cli.Context) (createOptions, error) {
 }
 
 func (g *globals) runContainer(o createOptions, keep bool) error {
+	o.start = true
 	cr, err := g.create(o)
 	if err != nil {
 		return err
 	}
 	defer cr.terminal.Close()
-	if err := cr.start(); err != nil {
+	if err := cr.started(); err != nil {
 		cr.undo()
 		return err
 	}
@@ -87,6 +88,8 @@ func (g *globals) runContainer(o createOptions, keep bool) error {
 	if err != nil {
 		return err
 	}
+	g.trace("VM process ended")
+	defer g.trace("cleaned up")
 	if keep {
 		return withStatus(status)
 	}

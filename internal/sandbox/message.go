@@ -29,6 +29,9 @@ type Bootstrap struct {
 	// function of that name.
 	HostNetworks []string
 
+	// Start starts the container as soon as it is created, unasked.
+	Start bool
+
 	// Templates is the directory of the templates; empty: boot.
 	Templates string
 

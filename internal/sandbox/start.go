@@ -211,6 +211,11 @@ func (p *Process) Run() error {
 	if err := writeMessage(p.conn, &message{Kind: kindStart}); err != nil {
 		return errDied
 	}
+	return p.Started()
+}
+
+// Started waits until the container runs whose Bootstrap said Start.
+func (p *Process) Started() error {
 	_, err := expect(p.conn, kindStarted)
 	return err
 }

@@ -21,6 +21,10 @@ import (
 // agent has said that it is ready: the kernel's own threads, closed connections.
 const settleTime = 100 * time.Millisecond
 
+// prepareTimeout bounds the boot of a template, and the rehearsal. Nobody waits
+// for it, and others may have more of the host's processors.
+const prepareTimeout = 10 * time.Minute
+
 // Prepare boots a guest of a shape in this process, has it run a container that
 // ends at once, waits until its agent has nothing left to do, and saves it: the
 // memory to a file, and the rest as the result. There is no container in it, no
@@ -69,8 +73,8 @@ func prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template
 	}
 	defer vm.Close()
 	go m.run(vm)
-	ctx, cancel := context.WithTimeoutCause(ctx, agentTimeout,
-		fmt.Errorf("the guest was not ready within %v", agentTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout,
+		fmt.Errorf("the guest was not ready within %v", prepareTimeout))
 	defer cancel()
 	stop := context.AfterFunc(m.guest, cancel)
 	defer stop()

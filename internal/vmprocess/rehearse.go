@@ -52,7 +52,7 @@ func rehearse(ctx context.Context, log *slog.Logger, kvm *os.File, machine *snap
 	}
 	defer vm.Close()
 	go m.run(vm)
-	ctx, cancel := context.WithTimeoutCause(ctx, agentTimeout, fmt.Errorf("rehearsal: no container within %v", agentTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, fmt.Errorf("rehearsal: no container within %v", prepareTimeout))
 	defer cancel()
 	stop := context.AfterFunc(m.guest, cancel)
 	defer stop()

@@ -118,6 +118,9 @@ func (p *process) run(signals <-chan os.Signal) int {
 		return StatusRuntime
 	}
 	p.trace("created")
+	if p.boot.Start {
+		start <- struct{}{} // nobody else has sent anything
+	}
 	go p.startOnRequest(ctx, c, start)
 	return c.wait(signals)
 }
