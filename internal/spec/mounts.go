@@ -93,6 +93,10 @@ var mountOptions = map[string]mountOption{
 	"slave":    {propagation: unix.MS_SLAVE},
 	"rslave":   {propagation: unix.MS_SLAVE | unix.MS_REC},
 
+	// In the guest as it says; on the host nothing is to come in or go out.
+	"unbindable":  {propagation: unix.MS_PRIVATE},
+	"runbindable": {propagation: unix.MS_PRIVATE | unix.MS_REC},
+
 	"bind":  {ignored: true},
 	"rbind": {ignored: true},
 
@@ -109,13 +113,16 @@ var mountOptions = map[string]mountOption{
 
 // refusedOptions are options of any mount that a VM cannot honour.
 var refusedOptions = map[string]string{
-	"shared":      "a mount inside the VM cannot propagate to the host",
-	"rshared":     "a mount inside the VM cannot propagate to the host",
-	"unbindable":  "not supported",
-	"runbindable": "not supported",
-	"remount":     "a new mount cannot be remounted",
-	"idmap":       "id-mapped mounts are not supported",
-	"ridmap":      "id-mapped mounts are not supported",
+	"remount": "a new mount cannot be remounted",
+	"idmap":   "id-mapped mounts are not supported",
+	"ridmap":  "id-mapped mounts are not supported",
+}
+
+// refusedBindOptions are options that only a file system of the guest's own can
+// have.
+var refusedBindOptions = map[string]string{
+	"shared":  "a mount inside the VM cannot propagate to the host",
+	"rshared": "a mount inside the VM cannot propagate to the host",
 }
 
 // guestMountTypes are the file systems that the guest mounts by itself.
@@ -195,7 +202,15 @@ func (p *planner) bind(at string, index int, m specs.Mount) {
 	for _, name := range m.Options {
 		option, known := mountOptions[name]
 		if !known {
-			if _, refused := refusedOptions[name]; !refused {
+			_, refused := refusedOptions[name]
+			reason, refusedHere := refusedBindOptions[name]
+			switch {
+			case refused:
+			case refusedHere:
+				p.refuse(at, "option %q: %s", name, reason)
+			case isData(name):
+				p.warn(at, "option %q has no effect on a bind mount", name)
+			default:
 				p.refuse(at, "option %q is not supported for a bind mount", name)
 			}
 			continue
@@ -213,3 +228,7 @@ func (p *planner) bind(at string, index int, m specs.Mount) {
 	}
 	p.plan.Binds = append(p.plan.Binds, b)
 }
+
+// isData tells whether an option is for a file system. The kernel passes over
+// those of a bind mount, and other runtimes leave it to that.
+func isData(option string) bool { return strings.Contains(option, "=") }

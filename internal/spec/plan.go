@@ -320,6 +320,7 @@ func (p *planner) guest() *specs.Spec {
 	for i := range g.Mounts {
 		if isBind(g.Mounts[i]) {
 			g.Mounts[i].Source = ""
+			g.Mounts[i].Options = slices.DeleteFunc(slices.Clone(g.Mounts[i].Options), isData)
 		}
 	}
 	linux := specs.Linux{}

@@ -149,7 +149,7 @@ func TestRefused(t *testing.T) {
 		{"mount type", mount(specs.Mount{Destination: "/a", Type: "ext4"}), `"ext4" is not supported`},
 		{"no mount type", mount(specs.Mount{Destination: "/a"}), "has no type"},
 		{"bind source", mount(specs.Mount{Destination: "/a", Type: "bind"}), "needs a source"},
-		{"bind option", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"size=3"}}), `option "size=3"`},
+		{"bind option", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"sise"}}), `option "sise"`},
 		{"bind of proc", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/proc/1"}), "host's /proc"},
 		{"bind of sys", mount(specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys"}), "host's /sys"},
 		{"shared", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"rshared"}}), "cannot propagate"},
@@ -486,5 +486,27 @@ func TestUserNamespace(t *testing.T) {
 		if len(guest.UIDMappings) != 1 || len(guest.GIDMappings) != 1 {
 			t.Errorf("mappings in the guest: %v, %v", guest.UIDMappings, guest.GIDMappings)
 		}
+	}
+}
+
+// TestMountOptions has what is accepted of a mount though it does little.
+func TestMountOptions(t *testing.T) {
+	s := minimal()
+	s.Mounts = []specs.Mount{
+		{Destination: "/a", Source: "/x", Options: []string{"bind", "size=1k", "ro", "unbindable"}},
+		{Destination: "/b", Type: "tmpfs", Options: []string{"size=1k", "rshared"}},
+	}
+	p, err := New(s, "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], `"size=1k" has no effect`) {
+		t.Errorf("warnings %q", p.Warnings)
+	}
+	if got := strings.Join(p.Spec.Mounts[0].Options, " "); got != "bind ro unbindable" || p.Binds[0].Propagation != unix.MS_PRIVATE {
+		t.Errorf("a bind mount has %q in the guest and propagation %#x on the host", got, p.Binds[0].Propagation)
+	}
+	if got := strings.Join(p.Spec.Mounts[1].Options, " "); got != "size=1k rshared" {
+		t.Errorf("a tmpfs has %q in the guest", got)
 	}
 }
