@@ -33,7 +33,7 @@ func execCommand(g *globals) *cli.Command {
 			"Examples:\n" +
 			"   runv exec --tty web1 sh\n" +
 			"   runv exec --user 1000:1000 --env A=b web1 id",
-		Flags: []cli.Flag{
+		Flags: append(announceFlags("the process on the host"),
 			&cli.StringFlag{Name: "console-socket", Usage: "send the terminal to the Unix socket at `PATH`"},
 			&cli.StringFlag{Name: "cwd", Usage: "working `DIRECTORY` in the container"},
 			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set `NAME=VALUE`; may be given again"},
@@ -42,14 +42,14 @@ func execCommand(g *globals) *cli.Command {
 			&cli.Int64SliceFlag{Name: "additional-gids", Aliases: []string{"g"}, Usage: "add the group `GID`; may be given again"},
 			&cli.StringFlag{Name: "process", Aliases: []string{"p"}, Usage: "`FILE` with the OCI process as JSON, in place of command and options"},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "do not wait: return when the process runs"},
-			&cli.StringFlag{Name: "pid-file", Usage: "write the pid of the process on the host to `FILE`"},
 			&cli.StringSliceFlag{Name: "cap", Aliases: []string{"c"}, Usage: "add a `CAPABILITY`; may be given again"},
 			&cli.BoolFlag{Name: "no-new-privs", Usage: "set no_new_privs"},
 			&cli.StringFlag{Name: "apparmor", Usage: "AppArmor `PROFILE` (only unconfined: the guest kernel has no AppArmor)"},
 			&cli.StringFlag{Name: "process-label", Usage: "SELinux `LABEL` (refused: the guest kernel has no SELinux)"},
 			&cli.StringFlag{Name: "cgroup", Usage: "run in the cgroup `PATH` below the container's own, in the guest"},
 			preserveFDsFlag(),
-		},
+			&cli.BoolFlag{Name: "ignore-paused", Usage: "no effect: in a paused VM nothing can be started"},
+		),
 		Action: func(c *cli.Context) error {
 			err := g.execAction(c)
 			var exit *exitError
@@ -78,16 +78,16 @@ func checkPreserveFDs(c *cli.Context) error {
 
 // execOptions are those that do not describe the process itself.
 type execOptions struct {
-	id, cgroup             string
-	pidFile, consoleSocket string
-	detach                 bool
+	id, cgroup, consoleSocket string
+	announcement
+	detach bool
 }
 
 func (g *globals) execAction(c *cli.Context) error {
 	o := execOptions{
 		id:            c.Args().First(),
 		cgroup:        c.String("cgroup"),
-		pidFile:       c.String("pid-file"),
+		announcement:  announceArgs(c),
 		consoleSocket: c.String("console-socket"),
 		detach:        c.Bool("detach"),
 	}
@@ -235,10 +235,7 @@ func (g *globals) exec(o execOptions, s *container.State, process *specs.Process
 	signal.Notify(signals, forwarded()...)
 	ignoreSIGPIPE()
 	status, err := x.run(context.Background(), g.log, signals, func() error {
-		if o.pidFile != "" {
-			return writePIDFile(o.pidFile, os.Getpid())
-		}
-		return nil
+		return o.make(os.Getpid())
 	})
 	if err != nil {
 		return err

@@ -168,11 +168,9 @@ func (g *globals) execDetached(x *execution, o execOptions, slave *os.File) erro
 	case err != nil:
 		return fmt.Errorf("the process that carries the exec died: %w", err)
 	}
-	if o.pidFile != "" {
-		if err := writePIDFile(o.pidFile, child.Pid); err != nil {
-			// With it goes the process in the guest.
-			return errors.Join(err, child.Kill())
-		}
+	if err := o.make(child.Pid); err != nil {
+		// With it goes the process in the guest.
+		return errors.Join(err, child.Kill())
 	}
 	if o.detach {
 		return child.Release()

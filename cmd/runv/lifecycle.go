@@ -35,7 +35,8 @@ type creation struct {
 }
 
 type createOptions struct {
-	id, bundle, pidFile, consoleSocket string
+	id, bundle, consoleSocket string
+	announcement
 	// foreground: this process stays and carries the terminal.
 	foreground bool
 	// start: the container is started as soon as it is created.
@@ -312,10 +313,7 @@ func (cr *creation) bootstrap() error {
 			return err
 		}
 	}
-	if cr.opts.pidFile != "" {
-		return writePIDFile(cr.opts.pidFile, cr.process.Pid)
-	}
-	return nil
+	return cr.opts.make(cr.process.Pid)
 }
 
 // createRuntimeHooks runs the hooks for which the namespaces exist, and nothing

@@ -23,6 +23,7 @@ func runCommand(g *globals) *cli.Command {
 			"   echo hello | runv run --bundle ./mybundle hello1",
 		Flags: append(createFlags(),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "do not wait: return when the process runs"},
+			&cli.BoolFlag{Name: "no-subreaper", Usage: "no effect: the guest reaps what the container leaves behind"},
 			&cli.BoolFlag{Name: "keep", Usage: "keep the state of the ended container, until it is deleted"},
 		),
 		Action: func(c *cli.Context) error {
@@ -38,14 +39,13 @@ func runCommand(g *globals) *cli.Command {
 
 // createFlags are the flags of create and run.
 func createFlags() []cli.Flag {
-	return []cli.Flag{
+	return append(announceFlags("the VM process"),
 		&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Value: ".", Usage: "`DIRECTORY` with config.json"},
-		&cli.StringFlag{Name: "pid-file", Usage: "write the pid of the VM process to `FILE`"},
 		&cli.StringFlag{Name: "console-socket", Usage: "send the terminal to the Unix socket at `PATH`"},
 		preserveFDsFlag(),
 		&cli.BoolFlag{Name: "no-pivot", Usage: "no effect: the VM process always has a root of its own"},
 		&cli.BoolFlag{Name: "no-new-keyring", Usage: "no effect: the guest has its own keyrings"},
-	}
+	)
 }
 
 func createArgs(c *cli.Context) (createOptions, error) {
@@ -54,7 +54,7 @@ func createArgs(c *cli.Context) (createOptions, error) {
 	return createOptions{
 		id:            id,
 		bundle:        c.String("bundle"),
-		pidFile:       c.String("pid-file"),
+		announcement:  announceArgs(c),
 		consoleSocket: c.String("console-socket"),
 	}, err
 }

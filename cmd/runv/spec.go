@@ -22,10 +22,14 @@ func specCommand(*globals) *cli.Command {
 			"   runv spec --bundle ./mybundle",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Value: ".", Usage: "`DIRECTORY` to write it to"},
+			&cli.BoolFlag{Name: "rootless", Usage: "for a container without root privileges (refused: not supported)"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return fmt.Errorf("spec: takes no arguments")
+			}
+			if c.Bool("rootless") {
+				return errors.New("spec: --rootless: containers without root privileges are not supported: leave it out, and run as root")
 			}
 			data, err := json.MarshalIndent(spec.Example(), "", "\t")
 			if err != nil {

@@ -104,21 +104,21 @@ func newTerminal(size *specs.Box, socket string) (*terminal, error) {
 			return nil, os.NewSyscallError("TIOCSWINSZ", err)
 		}
 	}
-	if err := sendTerminal(socket, name, master); err != nil {
+	if err := sendFile(socket, name, master); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("--console-socket %s: %w", socket, err)
 	}
 	return t, nil
 }
 
-// sendTerminal passes the master with its name, in one message.
-func sendTerminal(socket, name string, master *os.File) error {
+// sendFile passes a descriptor with its name, in one message.
+func sendFile(socket, name string, f *os.File) error {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	_, _, err = conn.WriteMsgUnix([]byte(name), unix.UnixRights(int(master.Fd())), nil)
+	_, _, err = conn.WriteMsgUnix([]byte(name), unix.UnixRights(int(f.Fd())), nil)
 	return err
 }
 
