@@ -66,7 +66,7 @@ func runVM(encoded string) int {
 }
 
 // caseLimit ends a VM whose guest hangs.
-const caseLimit = 90 * time.Second
+const caseLimit = 150 * time.Second
 
 func (o *outcome) run(j *job) (err error) {
 	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)

@@ -13,18 +13,18 @@ CASE(ports, "all I/O ports in all widths, but for the two that reset", "")
 	rng_works();
 }
 
-CASE(string_io, "string instructions on I/O ports, 64 KiB at once", "")
+CASE(string_io, "string instructions on I/O ports, 16 KiB at once", "")
 {
 	u8 *b = alloc(64 << 10, 4096);
 	static const u16 port[] = {0x71, 0x80, 0x64, 0x3f8, 0xffff};
 	memset(b, 0, 64 << 10);
 	for (u32 i = 0; i < LEN(port); i++) {
 		void *p = b;
-		u64 n = 64 << 10;
+		u64 n = 16 << 10;
 		__asm__ volatile("rep insb" : "+D"(p), "+c"(n) : "d"(port[i]) : "memory");
 		memset(b, 0, 64 << 10);
 		p = b;
-		n = 16 << 10;
+		n = 4 << 10;
 		__asm__ volatile("rep outsl" : "+S"(p), "+c"(n) : "d"(port[i]) : "memory");
 	}
 	rng_works();

@@ -30,8 +30,18 @@ CASE(self, "a descriptor that is its own next", "")
 
 CASE(next_past_end, "next is the queue's size", "")
 {
-	struct queue q = rng_start(0);
-	put(&q, 0, (u64)alloc(64, 64), 16, WRITE | NEXT, 16);
+	// What follows the table would be a descriptor as it should be.
+	u64 dev = negotiate(find(RNG, 0), 0), b = (u64)alloc(64, 64);
+	u8 *rings = alloc(3 * 4096, 4096);
+	memset(rings, 0, 3 * 4096);
+	struct queue q = {.dev = dev, .size = 16};
+	q.desc = (void *)rings;
+	q.avail = (void *)(rings + 4096);
+	q.used = (void *)(rings + 8192);
+	set_queue(dev, 0, 16, (u64)q.desc, (u64)q.avail, (u64)q.used);
+	driver_ok(dev);
+	put(&q, 0, b, 16, WRITE | NEXT, 16);
+	put(&q, 16, b, 16, WRITE, 0);
 	attack(&q);
 }
 
