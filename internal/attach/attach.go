@@ -55,6 +55,9 @@ func (p *Process) Streams() *client.Stdio { return p.stdio.Stdio }
 // Start carries the stdio in the background; the streams are open.
 func (p *Process) Start() { p.stdio.start() }
 
+// maxSignals bounds the signals that wait for the agent.
+const maxSignals = 64
+
 // Wait waits for the end of the process, and relays signals to it meanwhile.
 // The error is the cause of Guest's end if that comes first.
 func (p *Process) Wait(signals <-chan os.Signal) (client.Exit, error) {
@@ -71,10 +74,22 @@ func (p *Process) Wait(signals <-chan os.Signal) (client.Exit, error) {
 		exit, err := wait(p.Guest, p.ID, p.ExecID)
 		exited <- result{exit, err}
 	}()
+	// Beside the wait: an agent may take its time to answer, or not answer at all.
+	relay := make(chan os.Signal, maxSignals)
+	defer close(relay)
+	go func() {
+		for s := range relay {
+			p.signal(s)
+		}
+	}()
 	for {
 		select {
 		case s := <-signals:
-			p.signal(s)
+			select {
+			case relay <- s:
+			default:
+				p.Log.Warn("signal dropped: the agent does not answer earlier ones", "signal", s)
+			}
 		case <-p.Guest.Done():
 			return client.Exit{}, context.Cause(p.Guest)
 		case r := <-exited:

@@ -36,7 +36,7 @@ func inGuest() (string, bool) {
 
 // fakeAgent is that process; it does not return.
 func fakeAgent(name string) {
-	a := &agent{name: name, streams: map[protocol.Token]chan net.Conn{}}
+	a := &agent{name: name, streams: map[protocol.Token]chan net.Conn{}, signalled: make(chan struct{})}
 	switch name {
 	case "no-hello":
 		forever()
@@ -113,7 +113,9 @@ func dialHost(port uint32) (net.Conn, error) {
 
 // agent implements protocol.AgentService.
 type agent struct {
-	name string
+	name      string
+	signalled chan struct{} // closed with the first signal
+	once      sync.Once
 
 	mu      sync.Mutex
 	streams map[protocol.Token]chan net.Conn
@@ -259,7 +261,7 @@ func (a *agent) Start(context.Context, *protocol.StartRequest) (*protocol.StartR
 	return &protocol.StartResponse{}, nil
 }
 
-func (a *agent) Wait(_ context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
+func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
 	switch a.name {
 	case "exit-code-256":
 		return &protocol.WaitResponse{ExitCode: 256}, nil
@@ -275,8 +277,12 @@ func (a *agent) Wait(_ context.Context, r *protocol.WaitRequest) (*protocol.Wait
 		}
 		return &protocol.WaitResponse{ExitCode: 300, Signal: 300}, nil
 	}
-	forever()
-	return nil, nil
+	if a.is("signal-silent") {
+		<-a.signalled
+		return &protocol.WaitResponse{ExitCode: 3}, nil
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 func (a *agent) Exec(context.Context, *protocol.ExecRequest) (*protocol.ExecResponse, error) {
@@ -287,7 +293,11 @@ func (a *agent) Delete(context.Context, *protocol.DeleteRequest) (*protocol.Dele
 }
 
 // Signal is acknowledged, and nothing else comes of it.
-func (a *agent) Signal(context.Context, *protocol.SignalRequest) (*protocol.SignalResponse, error) {
+func (a *agent) Signal(ctx context.Context, _ *protocol.SignalRequest) (*protocol.SignalResponse, error) {
+	a.once.Do(func() { close(a.signalled) })
+	if a.is("signal-silent") || a.is("signal-stuck") {
+		<-ctx.Done()
+	}
 	return &protocol.SignalResponse{}, nil
 }
 func (a *agent) Resize(context.Context, *protocol.ResizeRequest) (*protocol.ResizeResponse, error) {
