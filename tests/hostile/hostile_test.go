@@ -28,7 +28,7 @@ const (
 	maxRSS = 160 << 20
 	// slowestAnswer is what a neighbour may need under attack: a generous
 	// bound, as all share the processors of a small machine.
-	slowestAnswer = 5 * time.Second
+	slowestAnswer = 20 * time.Second
 )
 
 func TestMain(m *testing.M) {
@@ -59,6 +59,9 @@ type row struct {
 	failed  bool
 }
 
+// TestHostile runs the cases: all of them, but where QEMU emulates a host's
+// processors, which takes ten times as long, a fifth of each class. RUNV_HOSTILE_ALL
+// has all run there, too.
 func TestHostile(t *testing.T) {
 	needKVM(t)
 	kernel := buildGuest(t)
@@ -75,8 +78,16 @@ func TestHostile(t *testing.T) {
 	all := cases(t)
 	_, err = os.Stat("/sys/module/kvm_pvm")
 	emulated := err == nil // the guests' kernel code
+	every, seen := 1, map[string]int{}
+	if strings.HasPrefix(os.Getenv("RUNV_IN_TEST_HOST"), "tcg") && os.Getenv("RUNV_HOSTILE_ALL") == "" {
+		every = 5
+	}
 	for _, c := range all {
 		if c.Hidden || c.Processor && emulated {
+			continue
+		}
+		seen[c.Class]++
+		if !c.Processor && seen[c.Class]%every != 1%every {
 			continue
 		}
 		t.Run(c.Class+"/"+c.Name, func(t *testing.T) {
