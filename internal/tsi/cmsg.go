@@ -27,6 +27,7 @@ type ancillary struct {
 	local    address // without a port
 	tos, ttl uint32
 	err      unix.Errno // of an error queue
+	icmp     uint16     // of an error queue: type and code, 0 if no ICMP message told it
 }
 
 // parseControl takes control messages from the kernel apart.
@@ -65,6 +66,9 @@ func parseControl(b []byte) ancillary {
 		case optionKey{unix.SOL_IP, unix.IP_RECVERR}, optionKey{unix.SOL_IPV6, unix.IPV6_RECVERR}:
 			if len(data) >= extendedErrSize {
 				a.err = unix.Errno(ne.Uint32(data))
+				if origin := data[4]; origin == unix.SO_EE_ORIGIN_ICMP || origin == unix.SO_EE_ORIGIN_ICMP6 {
+					a.icmp = uint16(data[5])<<8 | uint16(data[6])
+				}
 			}
 		}
 		b = b[min(uint64(len(b)), (n+cmsgAlign-1)&^(cmsgAlign-1)):]

@@ -204,9 +204,12 @@ func (d *datagram) send(m *message) error {
 }
 
 // error tells the guest of an error; peer is the destination, if known.
-func (d *datagram) error(errno unix.Errno, peer *address) error {
+func (d *datagram) error(errno unix.Errno, peer *address) error { return d.icmpError(errno, 0, peer) }
+
+// icmpError is error with the type and code of the ICMP message that told it.
+func (d *datagram) icmpError(errno unix.Errno, icmp uint16, peer *address) error {
 	var b [headerSize + 2*addressSize]byte
-	_, err := d.conn.Write(appendEvent(b[:0], opError, d.id, uint32(errno), &address{}, peer))
+	_, err := d.conn.Write(appendEvent(b[:0], opError, icmp, d.id, uint32(errno), &address{}, peer))
 	return err
 }
 
@@ -240,7 +243,7 @@ func (d *datagram) receive() {
 		switch {
 		case err != nil:
 		case failed != nil:
-			err = d.error(failed.errno, &failed.peer)
+			err = d.icmpError(failed.errno, failed.icmp, &failed.peer)
 		case errno == unix.EINTR:
 		case errno != 0:
 			err = d.error(errno, &address{})
@@ -284,6 +287,7 @@ func (d *datagram) deliver(b []byte, from *sockaddr, control []byte) error {
 // asyncError is an entry of a socket's error queue.
 type asyncError struct {
 	errno unix.Errno
+	icmp  uint16 // type and code
 	peer  address
 }
 
@@ -300,5 +304,5 @@ func nextError(fd int) *asyncError {
 	if a.err == 0 {
 		return nil
 	}
-	return &asyncError{a.err, to.address()}
+	return &asyncError{a.err, a.icmp, to.address()}
 }

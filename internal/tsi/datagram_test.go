@@ -208,7 +208,11 @@ func TestDatagramRefused(t *testing.T) {
 	loud := g.socket(familyInet, unix.SOCK_DGRAM)
 	loud.must(opSetsockopt, 0, optionBody(unix.SOL_IP, unix.IP_RECVERR, []byte{1, 0, 0, 0}))
 	loud.to(gone, "anyone?")
-	if ev := loud.event(opError); unix.Errno(ev.value) != unix.ECONNREFUSED || ev.peer != gone {
+	if ev := loud.event(opError); unix.Errno(ev.value) != unix.ECONNREFUSED || ev.peer != gone || ev.flags != 0x0303 {
+		t.Errorf("%+v", ev)
+	}
+	loud.to(inet("192.0.2.1:9"), "no route")
+	if ev := loud.event(opError); unix.Errno(ev.value) != unix.ENETUNREACH || ev.flags != 0 {
 		t.Errorf("%+v", ev)
 	}
 }

@@ -141,7 +141,7 @@ func (l *listener) announce(k *socket, peer *address) bool {
 		return false
 	}
 	var b [headerSize + 2*addressSize]byte
-	_, err := l.conn.Write(appendEvent(b[:0], opAccept, l.sock.id, token, &local, peer))
+	_, err := l.conn.Write(appendEvent(b[:0], opAccept, 0, l.sock.id, token, &local, peer))
 	return err == nil
 }
 

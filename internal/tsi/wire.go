@@ -259,8 +259,8 @@ func appendReply(b []byte, o op, flags uint16, id, errno uint32, local, peer *ad
 }
 
 // appendEvent appends an ACCEPT or ERROR.
-func appendEvent(b []byte, o op, id, value uint32, local, peer *address) []byte {
-	b = appendHeader(b, headerSize+2*addressSize, o, 0, id, value)
+func appendEvent(b []byte, o op, flags uint16, id, value uint32, local, peer *address) []byte {
+	b = appendHeader(b, headerSize+2*addressSize, o, flags, id, value)
 	b = appendAddress(b, local)
 	return appendAddress(b, peer)
 }
