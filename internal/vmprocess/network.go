@@ -17,6 +17,10 @@ import (
 )
 
 const (
+	// maxSockets bounds the guest's sockets, where the limit on descriptors
+	// allows as many.
+	maxSockets = 16384
+
 	// maxConns bounds the guest's connections to the host: one for each of its
 	// sockets, and the agent's few.
 	maxConns = 20000
@@ -40,7 +44,13 @@ func (m *machine) impersonate() error {
 	if err != nil {
 		return err
 	}
-	m.network = tsi.New(tsi.Options{Policy: policy, MaxDatagram: maxDatagrams, Log: m.process.log.With("device", "tsi")})
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return os.NewSyscallError("getrlimit", err)
+	}
+	// The share takes three quarters of the descriptors.
+	sockets := int(min(maxSockets, limit.Cur/5))
+	m.network = tsi.New(tsi.Options{Policy: policy, MaxSockets: sockets, MaxDatagram: maxDatagrams, Log: m.process.log.With("device", "tsi")})
 	streams, err := m.vsock.Listen(tsi.Port)
 	if err != nil {
 		return err
