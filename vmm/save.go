@@ -66,6 +66,7 @@ func (vm *VM) save(memory io.Writer) (*snapshot.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	msrs = slices.DeleteFunc(msrs, isHyperV)
 	xsave, err := vm.kvm.CheckExtension(kvm.CapXSave2)
 	if err != nil {
 		return nil, err
@@ -84,6 +85,10 @@ func (vm *VM) save(memory io.Writer) (*snapshot.Machine, error) {
 	m.Memory.Extents, err = vm.ram.save(memory)
 	return m, err
 }
+
+// isHyperV tells whether an MSR is one of Microsoft's hypervisor, which the guest
+// does not have: writing one makes KVM emulate that.
+func isHyperV(msr uint32) bool { return msr >= 0x40000000 && msr < 0x40000200 }
 
 // waitIdle waits until the devices have done what the guest has asked: until
 // none of their queues moves any more.

@@ -219,6 +219,7 @@ func TestRefused(t *testing.T) {
 		{"vcpus", annotation(AnnotationVCPUs, "many"), "not a number"},
 		{"no vcpus", annotation(AnnotationVCPUs, "0"), "outside 1..8"},
 		{"too many vcpus", annotation(AnnotationVCPUs, "9"), "outside 1..8"},
+		{"template", annotation(AnnotationTemplate, "no"), "neither on nor off"},
 		{"memory", annotation(AnnotationMemory, "1 GiB"), "not a size"},
 		{"little memory", annotation(AnnotationMemory, "1M"), "less than"},
 		{"much memory", annotation(AnnotationMemory, "1T"), "more than the host's"},

@@ -438,3 +438,36 @@ func TestQueuesNotEnabled(t *testing.T) {
 		t.Errorf("status %#x without control queues", s)
 	}
 }
+
+// TestMigrate: ports that the guest had open stay open, and those the driver
+// knows hear of a new size.
+func TestMigrate(t *testing.T) {
+	ports := func(out io.Writer, in io.Reader) *console.Device {
+		return console.New(console.Port{Console: true, Out: out}, console.Port{Name: "log", Out: out, In: in})
+	}
+	first, second := newBuffer(), newBuffer()
+	r, w := io.Pipe()
+	defer w.Close()
+	old := ports(first, strings.NewReader(""))
+	d := virtiotest.Start(t, old, virtiotest.Options{})
+	for _, m := range [][]byte{control(0, deviceReady, 1), control(0, portReady, 1), control(1, portReady, 1), control(1, portOpen, 1)} {
+		d.Queues[3].Do(m, 0)
+	}
+	state := old.SaveState()
+	if !bytes.Equal(state, []byte{3, 3}) {
+		t.Fatalf("state %v", state)
+	}
+	dev := ports(second, r)
+	n := d.Migrate(dev)
+	if got := dev.SaveState(); !bytes.Equal(got, state) {
+		t.Errorf("state %v after the restore; want %v", got, state)
+	}
+	go w.Write([]byte("input"))
+	n.Queues[4].Submit(nil, 16)
+	if got := string(n.Queues[4].Wait().Data()); got != "input" {
+		t.Errorf("input %q", got)
+	}
+	if err := console.New(console.Port{}).RestoreState(state); err == nil {
+		t.Error("the state of a device with other ports is accepted")
+	}
+}
