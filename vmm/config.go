@@ -79,6 +79,8 @@ func (c *Config) validate() error {
 	case c.MemoryBytes%memoryAlign != 0 || c.MemoryBytes < minMemory || c.MemoryBytes > maxMemory:
 		return fmt.Errorf("%d bytes of memory: want a multiple of 2 MiB from %d MiB to %d GiB",
 			c.MemoryBytes, minMemory>>20, maxMemory>>30)
+	case c.Snapshot != nil && len(c.Snapshot.Machine.VCPUs) != c.VCPUs:
+		return fmt.Errorf("%d vCPUs: the snapshot has %d", c.VCPUs, len(c.Snapshot.Machine.VCPUs))
 	case c.VCPUs < 1 || c.VCPUs > boot.MaxVCPUs:
 		return fmt.Errorf("%d vCPUs: want 1 to %d", c.VCPUs, boot.MaxVCPUs)
 	case len(c.Devices) > maxDevices:

@@ -113,9 +113,8 @@ func (vm *VM) waitIdle() error {
 // which may interrupt.
 func (vm *VM) restore() error {
 	m := vm.cfg.Snapshot.Machine
-	if len(m.VCPUs) != len(vm.vcpus) || len(m.Devices) != len(vm.transports) {
-		return fmt.Errorf("the snapshot is of a machine with %d vCPUs and %d devices, not %d and %d",
-			len(m.VCPUs), len(m.Devices), len(vm.vcpus), len(vm.transports))
+	if len(m.Devices) != len(vm.transports) {
+		return fmt.Errorf("the snapshot is of a machine with %d devices, not %d", len(m.Devices), len(vm.transports))
 	}
 	for i, c := range vm.vcpus {
 		if err := c.kvm.SetState(&m.VCPUs[i]); err != nil {
