@@ -99,14 +99,16 @@ func (a *Agent) create(req *protocol.CreateRequest) (_ *container, warnings []st
 		Namespaces: namespaces,
 	}
 	cfg.Width, cfg.Height = terminalSize(req.Stdio.GetSize(), spec.Process)
+	fds := io.childFDs()
 	if namespaces&unix.CLONE_NEWUSER != 0 {
-		done, err := a.assist(child, cfg, io.childFDs())
+		sys, done, err := a.assist(child, cfg, fds)
 		if err != nil {
 			return nil, nil, err
 		}
 		defer done()
+		fds = append([]int{sys}, fds...)
 	}
-	report, master, err := child.prepare(cfg, io.childFDs()...)
+	report, master, err := child.prepare(cfg, fds...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"fmt"
+	"os"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -28,15 +29,20 @@ func idMaps(mappings []specs.LinuxIDMapping) []syscall.SysProcIDMap {
 
 // assist does what a container's first process may not do in its user namespace:
 // among other things the agent mounts its root file system where the process
-// will find it. done takes that away again.
-func (a *Agent) assist(c *child, cfg *initproc.Config, streams []int) (done func(), err error) {
+// will find it. sys is a sysfs for it. done takes both away again.
+func (a *Agent) assist(c *child, cfg *initproc.Config, streams []int) (sys int, done func(), err error) {
 	linux := cfg.Spec.Linux
 	if err := initproc.Assist(c.pid, cfg, linux, streams); err != nil {
-		return nil, err
+		return -1, nil, err
 	}
 	warnings, err := initproc.AssistSysctls(linux.Sysctl)
 	if err != nil {
-		return nil, err
+		return -1, nil, err
+	}
+	// Without what is mounted below, which the process could not take off.
+	sys, err = unix.OpenTree(unix.AT_FDCWD, "/sys", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, nil, fmt.Errorf("/sys: %w", os.NewSyscallError("open_tree", err))
 	}
 	for _, w := range warnings {
 		a.log.Warn(w)
@@ -44,10 +50,12 @@ func (a *Agent) assist(c *child, cfg *initproc.Config, streams []int) (done func
 	a.rootMount.Lock()
 	if err := cfg.Rootfs.Mount(); err != nil {
 		a.rootMount.Unlock()
-		return nil, err
+		unix.Close(sys)
+		return -1, nil, err
 	}
-	return func() {
+	return sys, func() {
 		defer a.rootMount.Unlock()
+		unix.Close(sys)
 		if err := unix.Unmount(cfg.Rootfs.Target, unix.MNT_DETACH); err != nil {
 			a.log.Warn("unmount a container's root", "error", fmt.Errorf("%s: %w", cfg.Rootfs.Target, err))
 		}

@@ -122,7 +122,14 @@ func (c *child) enterNew(fds []int) (master int, err error) {
 		return -1, os.NewSyscallError("unshare", err)
 	}
 	unix.Umask(0)
-	root, err := buildRootfs(&c.cfg)
+	sysfs := -1
+	if c.inUserNamespace() {
+		if len(fds) < 1 {
+			return -1, errors.New("no sysfs to mount")
+		}
+		sysfs, fds = fds[0], fds[1:]
+	}
+	root, err := buildRootfs(&c.cfg, sysfs)
 	if err != nil {
 		return -1, err
 	}

@@ -8,7 +8,7 @@
 //
 //	agent                            child
 //	                           <---  Report{Idle}        its runtime is up
-//	Config, stdio, [pidfd]     --->
+//	Config, stdio, [sysfs or pidfd] --->
 //	                           <---  Report{Prepared}, [terminal]
 //	Go                         --->
 //	                           <---  end of file: execve closed the socket

@@ -21,17 +21,18 @@ type rootfs struct {
 	sys, dev int
 	// userNamespace: the caller is root in its user namespace only.
 	userNamespace bool
+	sysfs         int // for a user namespace: a detached mount
 }
 
 // buildRootfs mounts the root file system at cfg.Rootfs.Target, in the mount
 // namespace of the caller, with everything the configuration puts into it. The
-// caller enters it with enter.
-func buildRootfs(cfg *Config) (*rootfs, error) {
+// caller enters it with enter. sysfs is for a caller in a user namespace.
+func buildRootfs(cfg *Config, sysfs int) (*rootfs, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
 	m := cfg.Rootfs
-	r := &rootfs{spec: cfg.Spec, binds: make(map[int]int), userNamespace: cfg.Namespaces&unix.CLONE_NEWUSER != 0}
+	r := &rootfs{spec: cfg.Spec, binds: make(map[int]int), sysfs: sysfs, userNamespace: cfg.Namespaces&unix.CLONE_NEWUSER != 0}
 	if err := r.mountRoot(&m); err != nil {
 		return nil, err
 	}
@@ -152,9 +153,8 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 		flags &^= unix.MS_RDONLY
 	}
 	err = unix.Mount(source, procFD(target), kind, flags, strings.Join(data, ","))
-	agents, shared := agentMounts[kind]
-	if err == unix.EPERM && shared && r.userNamespace {
-		if err := mountTree(agents, target); err != nil {
+	if err == unix.EPERM && r.userNamespace && notOwned[kind] {
+		if err := r.mountAgents(kind, target); err != nil {
 			return err
 		}
 		// Of a copy all attributes are still to be set; what it has, it keeps.

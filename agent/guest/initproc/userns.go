@@ -57,12 +57,19 @@ func mountTree(source string, target int) error {
 	return unix.MoveMount(tree, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
-// agentMounts are file systems of the agent's that a user namespace may not
-// mount when the namespace that they show is not its own.
-var agentMounts = map[string]string{
-	"sysfs":   "/sys",
-	"proc":    "/proc",
-	"cgroup2": "/sys/fs/cgroup",
+// notOwned are file systems that a user namespace may not mount when the
+// namespace that they show is not its own; there is the agent's then.
+var notOwned = map[string]bool{"sysfs": true, "proc": true, "cgroup2": true}
+
+func (r *rootfs) mountAgents(kind string, target int) error {
+	switch kind {
+	case "proc":
+		return mountTree("/proc", target)
+	case "cgroup2":
+		return mountTree("/sys/fs/cgroup", target)
+	}
+	return os.NewSyscallError("move_mount",
+		unix.MoveMount(r.sysfs, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
 }
 
 // ownSysctl tells whether a sysctl belongs to a namespace that the container
