@@ -72,7 +72,7 @@ func TestNoSpace(t *testing.T) {
 // not.
 func TestDescriptors(t *testing.T) {
 	ran := false
-	for _, n := range []int{12, 24, 40, 70, 120, 256} {
+	for _, n := range []int{12, 40, 120} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			s := newSetup(t, "echo it runs")
 			r := s.start(t, nil, "sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, n), "sh")
