@@ -188,14 +188,17 @@ func TestAgent(t *testing.T) {
 			switch tc.end {
 			case terminate:
 				p.settle(t, r)
-				must(t, r.cmd.Process.Signal(unix.SIGTERM))
+				// A slow host may have run into the runtime's own limit.
+				if err := r.cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+					t.Fatal(err)
+				}
 				// A container that was created gets the signal, and this one
 				// does nothing with it.
 				select {
 				case err := <-r.done:
 					r.done <- err
 				case <-time.After(20 * time.Second):
-					must(t, p.command("kill", p.id, "KILL").Run())
+					_ = p.command("kill", p.id, "KILL").Run() // it may have ended now
 				}
 			case kill:
 				p.settle(t, r)
@@ -219,12 +222,12 @@ func TestAgent(t *testing.T) {
 func (p *product) settle(t *testing.T, r *running) {
 	t.Helper()
 	last := specs.ContainerState("")
-	for same := 0; same < 40; same++ {
+	for same := 0; same < 12; same++ {
 		var s specs.State
 		if out, err := p.command("state", p.id).Output(); err == nil && json.Unmarshal(out, &s) == nil && s.Status != last {
 			last, same = s.Status, 0
 		}
-		if last == specs.StateRunning && same > 10 {
+		if last == specs.StateRunning && same > 3 {
 			return
 		}
 		select {
