@@ -180,7 +180,7 @@ type container struct {
 // agentTimeout bounds how long a guest may take from its first instruction until
 // its agent reports. It is generous: a host may be slow, and a guest that fails
 // to boot usually says so by a panic.
-const agentTimeout = 2 * time.Minute
+var agentTimeout = 2 * time.Minute
 
 // create waits for the agent and has it create the container. What can end this
 // early: the guest's end, a signal, the runtime's end, the time.
@@ -211,12 +211,15 @@ func (p *process) lost(m *machine, err error) error {
 const lostTimeout = 2 * time.Second
 
 func (p *process) createIn(ctx context.Context, m *machine) (*container, error) {
-	ready, cancel := context.WithTimeoutCause(ctx, agentTimeout,
-		fmt.Errorf("the guest's agent did not report within %v%s", agentTimeout, p.lastLines()))
+	late := fmt.Errorf("the guest's agent did not report within %v", agentTimeout)
+	ready, cancel := context.WithTimeoutCause(ctx, agentTimeout, late)
 	defer cancel()
 	if err := m.waitReady(ready); err != nil {
 		if cause := context.Cause(ready); cause != nil {
 			err = cause
+		}
+		if err == late {
+			err = fmt.Errorf("%w%s", late, p.lastLines())
 		}
 		return nil, err
 	}
