@@ -15,7 +15,7 @@ import (
 // had to say until then.
 func TestAgentSilent(t *testing.T) {
 	defer func(d time.Duration) { agentTimeout = d }(agentTimeout)
-	agentTimeout = 50 * time.Millisecond
+	agentTimeout = time.Second
 	log := slog.New(slog.DiscardHandler)
 	p := &process{log: log, console: &ring{max: 1000}}
 	hello, err := vsock.New(vsock.Options{CID: guestCID, Log: log}).Listen(protocol.HelloPort)
@@ -27,6 +27,7 @@ func TestAgentSilent(t *testing.T) {
 		_, err := p.createIn(t.Context(), &machine{process: p, hello: hello})
 		failed <- err
 	}()
+	time.Sleep(100 * time.Millisecond) // what is said while the wait lasts
 	fmt.Fprintln(p.console, "last words")
 	err = <-failed
 	if err == nil || !strings.Contains(err.Error(), "did not report") || !strings.Contains(err.Error(), "last words") {
