@@ -30,6 +30,7 @@ type relay struct {
 
 	errno    atomic.Int32  // of a write
 	finished atomic.Bool   // the guest sends no more
+	peerDone atomic.Bool   // nor does the peer
 	patience atomic.Int64  // how long to wait for the peer, when it is above 0
 	sent     chan struct{} // closed when all that the guest has sent is dealt with
 }
@@ -81,16 +82,45 @@ func (r *relay) toGuest() {
 		case r.failed == nil && r.got > 0:
 			k.srv.counters.bytesReceived.Add(uint64(r.got))
 		case r.failed == nil && !r.broken():
+			r.peerDone.Store(true)
 			c.CloseWrite()
+			r.awaitError()
 			return
 		case r.failed == nil || isErrno:
-			k.fail(cmp.Or(errno, unix.Errno(r.errno.Load())))
+			r.fail(cmp.Or(errno, unix.Errno(r.errno.Load())))
 			c.Abort()
 			return
 		default:
 			return // the guest receives no more
 		}
 	}
+}
+
+// awaitError waits, after the peer's FIN, for the connection to break.
+func (r *relay) awaitError() {
+	k := r.sock
+	var errno unix.Errno
+	err := k.raw.Read(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		if n, err := unix.Poll(p, 0); err != nil || n == 0 || p[0].Revents&unix.POLLERR == 0 {
+			return false
+		}
+		errno = socketError(int(fd))
+		return errno != 0
+	})
+	if err == nil {
+		r.fail(errno)
+		r.conn.Abort()
+	}
+}
+
+// fail notes why the connection broke. That nothing more can be sent is the
+// second thing to hear of a connection, unless the peer had sent its FIN.
+func (r *relay) fail(errno unix.Errno) {
+	if errno == unix.EPIPE && !r.peerDone.Load() {
+		errno = unix.ECONNRESET
+	}
+	r.sock.fail(errno)
 }
 
 // broken reports whether an end of file is none: the error of a broken
@@ -150,7 +180,7 @@ func (r *relay) takeRest() {
 	errno := unix.Errno(r.errno.Load())
 	switch {
 	case errno != 0:
-		k.fail(errno)
+		r.fail(errno)
 		r.conn.CloseRead() // the guest learns of it with its next send
 	case err == nil:
 		return

@@ -115,7 +115,7 @@ func (k *socket) setAbort() {
 
 // fail notes why the connection broke.
 func (k *socket) fail(e unix.Errno) {
-	if e == unix.EPIPE || e == 0 || e == unix.EBADF {
+	if e == 0 || e == unix.EBADF {
 		e = unix.ECONNRESET // the error itself was taken before
 	}
 	k.mu.Lock()

@@ -300,6 +300,29 @@ func TestPeerResets(t *testing.T) {
 	}
 }
 
+// TestPeerResetsAfterFIN: as TCP has it, nothing can be sent then.
+func TestPeerResetsAfterFIN(t *testing.T) {
+	for _, sends := range []bool{false, true} {
+		g := newGuest(t, Options{})
+		s, peer := g.connect()
+		peer.CloseWrite()
+		if got := s.readAll(); got != "" {
+			t.Errorf("the guest has %q", got)
+		}
+		if sends {
+			s.write([]byte("x"))
+			if _, err := peer.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reset(peer)
+		eventually(t, "the socket is still there", func() bool { return openSockets(g.srv) == 0 })
+		if e := g.soError(s.id); e != unix.EPIPE {
+			t.Errorf("SO_ERROR is %v", e)
+		}
+	}
+}
+
 func TestGuestResets(t *testing.T) {
 	linger := func(on, seconds byte) []byte { return []byte{on, 0, 0, 0, seconds, 0, 0, 0} }
 	for _, c := range []struct {
