@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -200,10 +201,23 @@ func (h *hostile) use() {
 	}
 	c, n := conns[int(b>>3)%len(conns)], int(h.count()%(1<<18))
 	switch b & 7 {
-	case 0, 1:
+	case 0:
 		h.work.Go(func() { c.Read(make([]byte, n)) })
-	case 2, 3:
+	case 1:
+		if c.typ == TypeStream {
+			c.Forward(func(bufs [][]byte) int { return n & 0xff * virtqueue.Len(bufs) / 0xff }, func() { c.WriteBuffered(io.Discard) })
+		}
+	case 2:
 		h.work.Go(func() { c.Write(make([]byte, n)) })
+	case 3:
+		h.work.Go(func() {
+			c.SendFrom(func(bufs [][]byte) (int, error) {
+				for _, b := range bufs {
+					clear(b)
+				}
+				return n, nil
+			})
+		})
 	case 4:
 		c.CloseRead()
 	case 5:
