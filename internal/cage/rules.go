@@ -54,7 +54,8 @@ func oneOf[T ~int | ~uint32](index uint, values ...T) []Condition {
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
 	unix.CLONE_SYSVSEM | unix.CLONE_THREAD | unix.CLONE_SETTLS
 
-// noExec is for mmap and mprotect: nothing becomes code.
+// noExec is for mmap: nothing becomes code. What is mapped keeps its rights, as
+// there is no mprotect.
 var noExec = []Condition{bits(2, unix.PROT_EXEC, 0)}
 
 const prSetVMA = 0x53564d41 // PR_SET_VMA
@@ -84,7 +85,6 @@ func goRuntime(pid int) []Rule {
 		{Calls: []string{"futex", "nanosleep", "epoll_pwait", "epoll_ctl", "sched_yield", "getpid", "gettid", "madvise", "munmap"}},
 		{Calls: []string{"rt_sigprocmask", "rt_sigreturn", "sigaltstack", "exit_group", "exit"}},
 		{Calls: []string{"mmap"}, When: noExec},
-		{Calls: []string{"mprotect"}, When: noExec, Rare: "guard pages"},
 		{Calls: []string{"clone"}, When: []Condition{is(0, threadFlags)}},
 		{Calls: []string{"tgkill"}, When: []Condition{is(0, uint64(pid))}},
 		{Calls: []string{"prctl"}, When: oneOf(0, unix.PR_SET_NAME)},
