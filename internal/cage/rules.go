@@ -120,7 +120,7 @@ func writing(deviceNodes bool) []Rule {
 	}
 	return []Rule{
 		mknod,
-		{Calls: []string{"mkdirat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2"}},
+		{Calls: []string{"mkdirat", "symlinkat", "linkat", "unlinkat", "renameat2"}},
 		{Calls: []string{"pwritev", "pwritev2", "ftruncate", "fallocate", "copy_file_range"}},
 		{Calls: []string{"fchmodat", "fchownat", "utimensat"}},
 		{Calls: []string{"fsetxattr", "fremovexattr", "setxattr", "removexattr"}, Rare: "hosts before Linux 6.13"},

@@ -21,6 +21,9 @@ import (
 	"runv.dev/runv/internal/cage"
 )
 
+// firstPID is what a VM process calls itself in a new PID namespace.
+const firstPID = 1
+
 // networkGroup has no traffic in the tests of a guest without a network.
 const networkGroup = "network"
 
@@ -67,7 +70,6 @@ func report(calls []call) bool {
 	o := cage.Options{Network: true, DeviceNodes: true}
 	// Where device nodes are forbidden the rules of mknodat have conditions.
 	plain := cage.Options{Network: true}
-	const firstPID = 1 // the tests have new PID namespaces
 	groups := append(o.Groups(firstPID), plain.Groups(firstPID)...)
 	for _, c := range calls {
 		allowed := false

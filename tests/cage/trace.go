@@ -79,6 +79,9 @@ func caged(trace string) (calls []call, processes int) {
 				}
 			}
 		}
+		if c.name == "tgkill" && c.args[0] == number(of(thread)) {
+			c.args[0] = firstPID // a process in our own PID namespace
+		}
 		if closed[of(thread)] {
 			calls = append(calls, c)
 		}

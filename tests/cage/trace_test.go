@@ -22,10 +22,12 @@ func TestCaged(t *testing.T) {
 102 --- SIGURG {si_signo=SIGURG} ---
 102 tgkill(1, 2, 23 <unfinished ...>
 102 <... tgkill resumed>) = 0
+102 tgkill(100, 2, 23) = 0
+102 tgkill(99, 2, 23) = 0
 100 +++ exited with 0 +++
 `
 	calls, processes := caged(trace)
-	want := "[{mknodat [7 0 4480 0 0 0]} {clone [855808 0 0 0 0 0]} {ioctl [5 44672 0 0 0 0]} {tgkill [1 2 23 0 0 0]}]"
+	want := "[{mknodat [7 0 4480 0 0 0]} {clone [855808 0 0 0 0 0]} {ioctl [5 44672 0 0 0 0]} {tgkill [1 2 23 0 0 0]} {tgkill [1 2 23 0 0 0]} {tgkill [99 2 23 0 0 0]}]"
 	if got := fmt.Sprint(calls); processes != 1 || got != want {
 		t.Errorf("%d processes, %s; want 1, %s", processes, got, want)
 	}
