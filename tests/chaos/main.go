@@ -77,7 +77,7 @@ func run(o options) (*report, error) {
 	}
 	defer os.RemoveAll(dir)
 	w := &world{runv: path, root: filepath.Join(dir, "state"), bundle: filepath.Join(dir, "bundle")}
-	if err := makeBundle(w.bundle); err != nil {
+	if err := makeBundle(path, w.bundle); err != nil {
 		return nil, err
 	}
 	log.Printf("seed %d, %d rounds", o.seed, o.rounds)

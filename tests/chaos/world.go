@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,12 +13,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"runv.dev/runv/internal/spec"
 )
 
 // makeBundle makes a bundle whose container runs until it is killed.
-func makeBundle(dir string) error {
+func makeBundle(runv, dir string) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return fmt.Errorf("install busybox-static: %w", err)
@@ -38,17 +37,31 @@ func makeBundle(dir string) error {
 			return err
 		}
 	}
-	s := spec.Example()
-	s.Process.Terminal = false
-	s.Process.Args = []string{"sleep", "100000"}
-	s.Root.Readonly = false
-	s.Linux.CgroupsPath = "/runv-chaos/" + id
-	s.Annotations = map[string]string{spec.AnnotationMemory: "256MiB", spec.AnnotationVCPUs: "1"}
-	data, err := json.Marshal(s)
+	if out, err := exec.Command(runv, "spec", "--bundle", dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s spec: %w: %s", runv, err, out)
+	}
+	name := filepath.Join(dir, "config.json")
+	data, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, spec.ConfigName), data, 0o644)
+	var config struct {
+		Process, Root, Linux map[string]any
+		rest                 map[string]any
+	}
+	if err := errors.Join(json.Unmarshal(data, &config), json.Unmarshal(data, &config.rest)); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	config.Process["terminal"] = false
+	config.Process["args"] = []string{"sleep", "100000"}
+	config.Root["readonly"] = false
+	config.Linux["cgroupsPath"] = "/runv-chaos/" + id
+	config.rest["process"], config.rest["root"], config.rest["linux"] = config.Process, config.Root, config.Linux
+	config.rest["annotations"] = map[string]string{"run.oci.runv.memory": "256MiB", "run.oci.runv.vcpus": "1"}
+	if data, err = json.Marshal(config.rest); err != nil {
+		return err
+	}
+	return os.WriteFile(name, data, 0o644)
 }
 
 // processes are the ids of the runtime's processes of a kind, for this
