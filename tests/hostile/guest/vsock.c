@@ -148,11 +148,14 @@ CASE(lengths, "lengths beyond the buffer, and payload where none belongs", "")
 				back(expect(RST));
 		}
 	// In the middle of a connection.
-	established(6500);
-	struct header h = packet(RW, 6500, LISTENER);
-	h.len = 0xffffffff;
-	send(h, 16);
-	back(expect(RST));
+	static const u32 more[] = {17, 100, 0x10000, 0xffffffff};
+	for (u32 i = 0; i < LEN(more); i++) {
+		established(6500 + i);
+		struct header h = packet(RW, 6500 + i, LISTENER);
+		h.len = more[i];
+		send(h, 16);
+		back(expect(RST));
+	}
 	works();
 }
 
