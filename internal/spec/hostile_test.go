@@ -49,23 +49,26 @@ func TestHostileDocuments(t *testing.T) {
 
 // TestHostileFiles has what a config.json must not be.
 func TestHostileFiles(t *testing.T) {
-	for name, make := range map[string]func(path string) error{
-		"FIFO":           func(p string) error { return unix.Mkfifo(p, 0o600) },
-		"directory":      func(p string) error { return os.Mkdir(p, 0o700) },
-		"endless device": func(p string) error { return os.Symlink("/dev/zero", p) },
-		"huge":           func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o600), os.Truncate(p, 1<<40)) },
-		"link to itself": func(p string) error { return os.Symlink(ConfigName, p) },
+	for name, tc := range map[string]struct {
+		make func(path string) error
+		want string
+	}{
+		"FIFO":           {func(p string) error { return unix.Mkfifo(p, 0o600) }, "not a regular file"},
+		"directory":      {func(p string) error { return os.Mkdir(p, 0o700) }, "not a regular file"},
+		"endless device": {func(p string) error { return os.Symlink("/dev/zero", p) }, "not a regular file"},
+		"huge":           {func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o600), os.Truncate(p, 1<<40)) }, "larger than"},
+		"link to itself": {func(p string) error { return os.Symlink(ConfigName, p) }, "too many levels"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := make(filepath.Join(dir, ConfigName)); err != nil {
+			if err := tc.make(filepath.Join(dir, ConfigName)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Load(dir); err == nil {
-				t.Error("accepted")
-			} else {
-				checkOneLine(t, err)
+			_, err := Load(dir)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("Load = %v; want %q", err, tc.want)
 			}
+			checkOneLine(t, err)
 		})
 	}
 }
