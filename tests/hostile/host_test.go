@@ -65,7 +65,7 @@ type host struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	dialling, swapping  atomic.Bool
+	dialling            atomic.Bool
 	dialled             atomic.Bool
 	hangUp, stopSwap    context.CancelFunc
 	received, swapCount atomic.Uint64
