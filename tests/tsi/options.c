@@ -62,6 +62,25 @@ static const struct option udp[] = {
 	O(IPPROTO_UDP, UDP_NO_CHECK6_TX, 1), O(IPPROTO_UDP, 999, 1), O(IPPROTO_TCP, TCP_NODELAY, 1),
 };
 
+/* One call on an option, by its name. */
+static void step(const struct option *o, const char *what, long ret)
+{
+	int err = errno;
+	char text[96];
+
+	snprintf(text, sizeof(text), "%s %s %d", what, o->text, o->set);
+	errno = err;
+	result(text, ret);
+}
+
+static void set_and_get(int fd, const struct option *o)
+{
+	errno = 0;
+	step(o, "set", set_int(fd, o->level, o->name, o->set));
+	errno = 0;
+	step(o, "get after set", get_int(fd, o->level, o->name));
+}
+
 static void try_options(int family, int type, const struct option *o, size_t n, const char *host)
 {
 	size_t i;
@@ -76,12 +95,10 @@ static void try_options(int family, int type, const struct option *o, size_t n, 
 			if (type == SOCK_STREAM)
 				listen(fd, 1);
 		}
-		say("%s %d", o[i].text, o[i].set);
 		errno = 0;
 		if (o[i].defaults)
-			R(get_int(fd, o[i].level, o[i].name));
-		R(set_int(fd, o[i].level, o[i].name, o[i].set));
-		R(get_int(fd, o[i].level, o[i].name));
+			step(&o[i], "get before set", get_int(fd, o[i].level, o[i].name));
+		set_and_get(fd, &o[i]);
 		close(fd);
 	}
 }
@@ -106,11 +123,8 @@ static void connected(int s)
 	};
 	size_t i;
 
-	for (i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
-		say("%s %d", some[i].text, some[i].set);
-		R(set_int(s, some[i].level, some[i].name, some[i].set));
-		R(get_int(s, some[i].level, some[i].name));
-	}
+	for (i = 0; i < sizeof(some) / sizeof(some[0]); i++)
+		set_and_get(s, &some[i]);
 }
 
 TCP_CASE(options_connected)
