@@ -12,8 +12,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/posixtest"
 )
 
-// POSIX runs go-fuse's conformance tests, each in a directory that mount
-// returns.
+// POSIX runs go-fuse's conformance tests and a few more, each in a directory that
+// mount returns.
 func POSIX(t *testing.T, mount func(t *testing.T) string) {
 	for name, test := range posixtest.All {
 		if name == "FcntlFlockLocksFile" {
@@ -21,6 +21,9 @@ func POSIX(t *testing.T, mount func(t *testing.T) string) {
 			// which no file system does, and upstream does not run it.
 			continue
 		}
+		t.Run(name, func(t *testing.T) { test(t, mount(t)) })
+	}
+	for name, test := range calls {
 		t.Run(name, func(t *testing.T) { test(t, mount(t)) })
 	}
 }
