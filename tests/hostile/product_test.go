@@ -163,7 +163,7 @@ func TestAgent(t *testing.T) {
 		{"frame-oversized", byItself, -1, "protocol"},
 		{"frame-flood", byItself, -1, "protocol"},
 		{"read-nothing", terminate, -1, ""},
-		{"streams-closed", kill, 137, ""},
+		{"streams-closed", kill, -1, ""},
 		{"streams-silent", kill, 137, ""},
 		{"create-silent", terminate, -1, ""},
 		{"create-pid-0", byItself, -1, "pid 0"},
@@ -202,6 +202,9 @@ func TestAgent(t *testing.T) {
 				}
 			case kill:
 				p.settle(t, r)
+				if len(r.done) > 0 { // the runtime has noticed by itself
+					break
+				}
 				p.checkMemory(t)
 				if out, err := p.command("kill", p.id, "KILL").CombinedOutput(); err != nil {
 					t.Errorf("kill: %v: %s", err, out)
