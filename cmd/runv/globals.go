@@ -22,6 +22,7 @@ import (
 type globals struct {
 	root, logPath, logFormat string
 	debug, systemdCgroup     bool
+	openNetwork              bool
 	rootless                 string
 	kernel, initrd           string
 	templates                string // a directory; templatesOff: none
@@ -48,6 +49,7 @@ func (g *globals) flags() []cli.Flag {
 		&cli.BoolFlag{Name: "systemd-cgroup", Usage: "have systemd make the cgroup: linux.cgroupsPath is slice:prefix:name", Destination: &g.systemdCgroup},
 		&cli.StringFlag{Name: "rootless", Value: "auto", Usage: "without root privileges: true (not supported: refused), false or auto", Destination: &g.rootless},
 		&cli.StringFlag{Name: "cage", Value: spec.CageWarn, EnvVars: []string{"RUNV_CAGE"}, Usage: "on a host that lacks a layer of the VM process's confinement (see check): `POLICY` warn, or require to refuse", Destination: &g.cage},
+		&cli.BoolFlag{Name: "open-network", EnvVars: []string{"RUNV_OPEN_NETWORK"}, Usage: "let annotations open link-local addresses and the host's loopback to containers; images can bring annotations", Destination: &g.openNetwork},
 		&cli.StringFlag{Name: "kernel", Usage: "boot the uncompressed vmlinux `FILE` instead of the kernel inside this binary", Destination: &g.kernel},
 		&cli.StringFlag{Name: "initrd", Usage: "boot with the initrd `FILE` instead of the one inside this binary", Destination: &g.initrd},
 		&cli.StringFlag{Name: "templates", Value: template.DefaultDir, Usage: "`DIRECTORY` for prepared VMs to start from; off: boot every VM", Destination: &g.templates},

@@ -64,6 +64,9 @@ func (g *globals) plan(o createOptions) (*spec.Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(o.bundle, spec.ConfigName), err)
 	}
+	if opened := plan.Network.Opened(); len(opened) > 0 && !g.openNetwork {
+		return nil, fmt.Errorf("annotation %s: opens to the container what is closed by default, and an image may have brought it: the operator allows it with --open-network, or RUNV_OPEN_NETWORK=1 in the engine's environment", opened[0])
+	}
 	for _, warning := range plan.Warnings {
 		g.log.Warn(warning)
 	}

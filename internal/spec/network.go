@@ -26,6 +26,21 @@ type Network struct {
 	Deny      []Rule `json:"deny,omitempty"`
 }
 
+// Opened names the annotations that open what is closed by default. Whoever can
+// set annotations, the author of an image among them, could so reach the host.
+func (n *Network) Opened() []string {
+	var list []string
+	for _, reach := range []struct {
+		name string
+		of   Reach
+	}{{AnnotationLoopback, n.Loopback}, {AnnotationLinkLocal, n.LinkLocal}} {
+		if reach.of.Access == AccessAllow || len(reach.of.Rules) > 0 {
+			list = append(list, reach.name)
+		}
+	}
+	return list
+}
+
 // Access says whether a class of addresses can be reached.
 type Access string
 

@@ -77,3 +77,22 @@ func TestNetworkAnnotations(t *testing.T) {
 		}
 	}
 }
+
+func TestOpened(t *testing.T) {
+	rule := []Rule{{First: 80, Last: 80}}
+	for _, c := range []struct {
+		network Network
+		want    []string
+	}{
+		{Network{}, nil},
+		{Network{Allow: rule, Deny: rule}, nil},
+		{Network{Loopback: Reach{Access: AccessDeny}, LinkLocal: Reach{Access: AccessDeny}}, nil},
+		{Network{Loopback: Reach{Access: AccessAllow}}, []string{AnnotationLoopback}},
+		{Network{Loopback: Reach{Access: AccessDeny, Rules: rule}, LinkLocal: Reach{Access: AccessAllow}}, []string{AnnotationLoopback, AnnotationLinkLocal}},
+		{Network{LinkLocal: Reach{Access: AccessDeny, Rules: rule}}, []string{AnnotationLinkLocal}},
+	} {
+		if got := c.network.Opened(); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%+v opens %v, want %v", c.network, got, c.want)
+		}
+	}
+}

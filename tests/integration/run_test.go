@@ -250,6 +250,7 @@ func TestBadInput(t *testing.T) {
 		{"invalid JSON", []string{"run", "-b", invalid, "x"}, "line 2, column"},
 		{"missing rootfs", []string{"run", "-b", with(func(s *specs.Spec) { s.Root.Path = "nowhere" }), "x"}, "nowhere: no such directory"},
 		{"rootfs is a file", []string{"run", "-b", with(func(s *specs.Spec) { s.Root.Path = "config.json" }), "x"}, "config.json: not a directory"},
+		{"annotation that opens the network", []string{"run", "-b", with(func(s *specs.Spec) { s.Annotations["run.oci.runv.network.link-local"] = "allow" }), "x"}, "--open-network"},
 		{"unknown annotation", []string{"run", "-b", with(func(s *specs.Spec) { s.Annotations["run.oci.runv.debug"] = "1" }), "x"}, "unknown annotation"},
 		{"bind without source", []string{"run", "-b", with(func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/nonexistent"})
