@@ -5,8 +5,6 @@
  */
 #include <linux/errqueue.h>
 #include <linux/filter.h>
-#include <linux/icmp.h>
-#include <linux/icmpv6.h>
 #include <linux/inetdevice.h>
 #include <linux/slab.h>
 #include <net/addrconf.h>
@@ -181,23 +179,8 @@ static bool tsi_data(struct tsi_sock *t, struct tsi_conn *c, size_t n)
 	return true;
 }
 
-/* The ICMP message of which the host's kernel made the errno. */
-static const struct {
-	int	err;
-	u8	type4, code4, type6, code6;
-} tsi_icmp[] = {
-	{ ECONNREFUSED, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH,
-	  ICMPV6_DEST_UNREACH, ICMPV6_PORT_UNREACH },
-	{ EHOSTUNREACH, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH,
-	  ICMPV6_DEST_UNREACH, ICMPV6_ADDR_UNREACH },
-	{ ENETUNREACH, ICMP_DEST_UNREACH, ICMP_NET_UNREACH,
-	  ICMPV6_DEST_UNREACH, ICMPV6_NOROUTE },
-	{ EMSGSIZE, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
-	  ICMPV6_PKT_TOOBIG, 0 },
-};
-
 /* Puts an error into the queue that IP_RECVERR and IPV6_RECVERR ask for. */
-static void tsi_queue_error(struct sock *sk, int err,
+static void tsi_queue_error(struct sock *sk, int err, u16 icmp,
 			    const struct tsi_addr *peer)
 {
 	struct sock_exterr_skb *serr;
@@ -206,7 +189,6 @@ static void tsi_queue_error(struct sock *sk, int err,
 	struct iphdr *h4;
 	bool is4;
 	__be32 v4;
-	size_t i;
 
 	is4 = tsi_addr_v4(peer, &v4);
 	skb = alloc_skb(sizeof(*h6), GFP_KERNEL);
@@ -217,13 +199,11 @@ static void tsi_queue_error(struct sock *sk, int err,
 	serr->ee.ee_errno = err;
 	serr->ee.ee_origin = SO_EE_ORIGIN_LOCAL;
 	serr->port = htons(le16_to_cpu(peer->port));
-	for (i = 0; i < ARRAY_SIZE(tsi_icmp); i++) {
-		if (tsi_icmp[i].err != err)
-			continue;
+	if (icmp) {
 		serr->ee.ee_origin = is4 ? SO_EE_ORIGIN_ICMP :
 					   SO_EE_ORIGIN_ICMP6;
-		serr->ee.ee_type = is4 ? tsi_icmp[i].type4 : tsi_icmp[i].type6;
-		serr->ee.ee_code = is4 ? tsi_icmp[i].code4 : tsi_icmp[i].code6;
+		serr->ee.ee_type = icmp >> 8;
+		serr->ee.ee_code = icmp & 0xff;
 	}
 	skb_reset_network_header(skb);
 	/* Who refuses a port is who was asked; of others nothing is known. */
@@ -248,7 +228,7 @@ static void tsi_queue_error(struct sock *sk, int err,
 }
 
 /* An ICMP error, or one of sending. */
-static void tsi_error(struct tsi_sock *t, u32 value,
+static void tsi_error(struct tsi_sock *t, u32 value, u16 icmp,
 		      const struct tsi_addr *peer)
 {
 	struct sock *sk = t->sk;
@@ -261,7 +241,7 @@ static void tsi_error(struct tsi_sock *t, u32 value,
 	if (peer->family && (inet_test_bit(RECVERR, sk) ||
 			     (sk->sk_family == AF_INET6 &&
 			      inet6_test_bit(RECVERR6, sk))))
-		tsi_queue_error(sk, err, peer);
+		tsi_queue_error(sk, err, icmp, peer);
 	WRITE_ONCE(sk->sk_err, err);
 	sk_error_report(sk);
 }
@@ -288,7 +268,8 @@ static bool tsi_message(struct tsi_sock *t, struct tsi_conn *c, size_t n)
 			     tsi_addr_valid(&a[0], true) &&
 			     tsi_addr_valid(&a[1], true);
 			if (ok)
-				tsi_error(t, le32_to_cpu(h->value), &a[1]);
+				tsi_error(t, le32_to_cpu(h->value),
+					  le16_to_cpu(h->flags), &a[1]);
 		}
 	}
 	kfree(h);
