@@ -151,9 +151,6 @@ func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan
 	if err == nil {
 		err = c.client.Start(ctx, p.boot.ID, state)
 	}
-	if errors.Is(err, client.ErrAgentLost) {
-		err = p.lost(c.machine, err)
-	}
 	if err == nil {
 		err = p.in.Sync.Started()
 		p.trace("started")

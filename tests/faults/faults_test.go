@@ -275,15 +275,15 @@ func TestFailingFiles(t *testing.T) {
 	defer stop()
 	s := newSetup(t, `cd /faults
 		busybox cat read 2>&1 | busybox grep -o 'Input/output error'
-		echo x 2>&1 >quota | busybox grep -o 'Quota exceeded'
+		echo x 2>&1 >quota | busybox grep -o 'Disk quota exceeded'
 		busybox dd if=/dev/zero of=write bs=4k count=1 2>&1 | busybox grep -o 'Input/output error'
 		busybox dd if=/dev/zero of=sync bs=4k count=1 conv=fsync 2>&1 | busybox grep -o 'Input/output error'
 		echo still here`)
 	s.spec.Mounts = append(s.spec.Mounts, specs.Mount{Destination: "/faults", Type: "bind", Source: dir, Options: []string{"rbind", "rw"}})
 	r := s.start(t, nil)
 	status := r.end(t, s)
-	want := "Input/output error\nQuota exceeded\nInput/output error\nInput/output error\nstill here\n"
-	if got := r.stdout.String(); status != 0 || strings.ReplaceAll(got, "Disk quota", "Quota") != want {
+	want := "Input/output error\nDisk quota exceeded\nInput/output error\nInput/output error\nstill here\n"
+	if got := r.stdout.String(); status != 0 || got != want {
 		t.Errorf("status %d, stdout %q, stderr %q; want %q", status, got, r.stderr.String(), want)
 	}
 }

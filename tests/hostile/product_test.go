@@ -170,7 +170,7 @@ func TestAgent(t *testing.T) {
 		{"create-error-text", byItself, -1, "all is well"},
 		{"create-warnings", kill, 137, ""},
 		{"start-silent", terminate, -1, ""},
-		{"start-gone", byItself, -1, "guest died"},
+		{"start-gone", byItself, -1, "lost the agent"},
 		{"exit-code-256", byItself, 255, "exit code 256"},
 		{"exit-signal-99", byItself, 255, "signal 99"},
 		{"exit-undrained", terminate, -1, ""},
