@@ -31,9 +31,6 @@ type options struct {
 	Exit string
 	// Stalled: the console's writer takes nothing.
 	Stalled bool
-	// Processor: a KVM which runs a guest's kernel code on the processor, as one
-	// that emulates it lacks what the case needs.
-	Processor bool
 	// Hidden: not run by itself.
 	Hidden bool
 }
@@ -82,8 +79,6 @@ func parseOptions(s string) (options, error) {
 			o.Exit = value
 		case "stalled":
 			o.Stalled = true
-		case "processor":
-			o.Processor = true
 		case "hidden":
 			o.Hidden = true
 		default:

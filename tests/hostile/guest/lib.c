@@ -261,21 +261,6 @@ void rng_works(void)
 	CHECK(memcmp(b, zero, 64) != 0);
 }
 
-extern u8 second_begin[], second_end[];
-extern void (*volatile second_entry)(void);
-
-void start_second(void (*f)(void))
-{
-	const u64 command = 0xfee00300;
-	memcpy((void *)0x8000, second_begin, second_end - second_begin);
-	second_entry = f;
-	w32(command + 0x10, 1 << 24); // to the second
-	w32(command, 0x4500);	      // INIT
-	sleep_ms(10);
-	w32(command + 0x10, 1 << 24);
-	w32(command, 0x4608); // start-up, at page 8
-}
-
 // neighbour answers the test until that has enough, with a request each time.
 CASE(neighbour, "", "hidden")
 {

@@ -140,10 +140,6 @@ u32 used_len(struct queue *q, u16 nth);
 // Waits for the next used element; dies if there is none for ten seconds.
 u32 wait_used(struct queue *q, u32 *len);
 int has_used(struct queue *q); // whether there is one within 20 ms
-// Runs f on the second processor, which a case has with vcpus=2; f must not
-// return, and uses no stack to speak of.
-void start_second(void (*f)(void));
-
 // What becomes of a device whose driver broke a rule: it says so and is dead,
 // and serves again after a reset.
 void expect_broken(u64 dev);

@@ -331,58 +331,6 @@ CASE(flip_length, "a descriptor's length and address change while it is used", "
 	rng_works();
 }
 
-static volatile struct queue *second_queue;
-static volatile u64 second_buffer, second_top, second_turns;
-
-static void flip(void)
-{
-	for (;;) {
-		volatile struct desc *d = second_queue->desc;
-		for (int i = 0; i < 16; i++) {
-			d[i].len = 0xffffffff;
-			d[i].addr = second_top - 8;
-			d[i].flags = WRITE | NEXT | INDIRECT;
-			d[i].flags = WRITE;
-			d[i].addr = second_buffer;
-			d[i].len = 4096;
-		}
-		second_turns++;
-	}
-}
-
-CASE(flip_second, "a second processor changes length, address and flags of every descriptor, all the time", "vcpus=2 processor")
-{
-	struct queue q = rng_start(0);
-	second_queue = &q;
-	second_buffer = (u64)alloc(4096, 64);
-	second_top = ram_top();
-	start_second(flip);
-	for (int i = 0; second_turns < 2; i++) {
-		CHECK(i < 5000);
-		sleep_ms(1);
-	}
-	u32 served = 0, broken = 0;
-	for (int i = 0; i < 60; i++) {
-		for (u16 d = 0; d < 16; d++)
-			offer(&q, d);
-		kick(&q);
-		for (int n = 0; q.used[1] != q.added && !(status(q.dev) & NEEDS_RESET); n++) {
-			CHECK(n < 5000);
-			sleep_ms(1);
-		}
-		if (status(q.dev) & NEEDS_RESET) {
-			struct queue fresh = rng_start(0);
-			q = fresh;
-			broken++;
-		} else {
-			served++;
-		}
-	}
-	CHECK(served + broken == 60);
-	w32(q.dev + STATUS, 0);
-	rng_works();
-}
-
 CASE(kick_storm, "2000 notifications without a buffer", "")
 {
 	struct queue q = rng_start(0);
