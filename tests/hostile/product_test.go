@@ -187,7 +187,7 @@ func TestAgent(t *testing.T) {
 			r := p.run(t, w)
 			switch tc.end {
 			case terminate:
-				p.settle(t, r)
+				p.settle(t, r, false)
 				// A slow host may have run into the runtime's own limit.
 				if err := r.cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 					t.Fatal(err)
@@ -201,7 +201,7 @@ func TestAgent(t *testing.T) {
 					_ = p.command("kill", p.id, "KILL").Run() // it may have ended now
 				}
 			case kill:
-				p.settle(t, r)
+				p.settle(t, r, true)
 				if len(r.done) > 0 { // the runtime has noticed by itself
 					break
 				}
@@ -221,11 +221,13 @@ func TestAgent(t *testing.T) {
 	}
 }
 
-// settle waits until the container is as far as this agent lets it come.
-func (p *product) settle(t *testing.T, r *running) {
+// settle waits until the container is as far as this agent lets it come: until
+// it runs, or nothing changes for a while.
+func (p *product) settle(t *testing.T, r *running, runs bool) {
 	t.Helper()
 	last := specs.ContainerState("")
-	for same := 0; same < 12; same++ {
+	deadline := time.Now().Add(productLimit)
+	for same := 0; (same < 12 || runs) && time.Now().Before(deadline); same++ {
 		var s specs.State
 		if out, err := p.command("state", p.id).Output(); err == nil && json.Unmarshal(out, &s) == nil && s.Status != last {
 			last, same = s.Status, 0
