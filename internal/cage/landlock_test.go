@@ -75,7 +75,7 @@ var landlockSteps = []struct {
 	{"create outside", denied, denied, func(o, _ int) error { return open(o, "new", unix.O_CREAT|unix.O_WRONLY) }},
 	{"above", denied, denied, func(o, _ int) error { return open(o, "..", unix.O_RDONLY|unix.O_DIRECTORY) }},
 	{"remove outside", denied, "-", func(o, _ int) error { return unix.Unlinkat(o, "file", 0) }},
-	{"rename to the outside", denied, "-", func(o, s int) error { return unix.Renameat(s, "a/file", o, "file2") }},
+	{"rename to the outside", denied, "-", func(o, s int) error { return unix.Renameat2(s, "a/file", o, "file2", 0) }},
 	{"link to the outside", denied, "-", func(o, s int) error { return unix.Linkat(s, "a/file", o, "file2", 0) }},
 
 	{"read", "", "", func(_, s int) error { return open(s, "a/file", unix.O_RDONLY) }},
@@ -89,7 +89,7 @@ var landlockSteps = []struct {
 	{"socket", "", "-", func(_, s int) error { return unix.Mknodat(s, "a/socket", unix.S_IFSOCK|0o600, 0) }},
 	{"symlink", "", "-", func(_, s int) error { return unix.Symlinkat("/etc/passwd", s, "a/link") }},
 	{"link between directories", "", "-", func(_, s int) error { return unix.Linkat(s, "a/file", s, "b/hard", 0) }},
-	{"rename between directories", "", "-", func(_, s int) error { return unix.Renameat(s, "a/other", s, "b/other") }},
+	{"rename between directories", "", "-", func(_, s int) error { return unix.Renameat2(s, "a/other", s, "b/other", 0) }},
 	{"exchange between directories", "", "-", func(_, s int) error {
 		return unix.Renameat2(s, "a/file", s, "b/other", unix.RENAME_EXCHANGE)
 	}},
