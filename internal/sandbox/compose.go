@@ -306,6 +306,9 @@ func (r *Root) resolveMissing(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if full == r.path {
+		return "/", nil
+	}
 	inside, ok := strings.CutPrefix(full, strings.TrimSuffix(r.path, "/")+"/")
 	if !ok {
 		return "", fmt.Errorf("%s is outside of the root file system", name)

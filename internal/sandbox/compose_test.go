@@ -102,6 +102,7 @@ func TestComposeAndEnter(t *testing.T) {
 		bindOf(data, "/rw"),
 		bindOf(data, "/abs/x"),
 		bindOf(hosts, "/up/y"),
+		bindOf(hosts, "/top"),
 	)
 	inMountNamespace(t, func() error {
 		r, err := Compose(p)
@@ -118,6 +119,7 @@ func TestComposeAndEnter(t *testing.T) {
 			"/deep/new/dir/file":           "data",
 			"/rw/file":                     "data",
 			"/dev/shm/file":                "data",
+			"/top":                         "bound",
 			outside + "/x/file":            "data", // below the new root
 			outside + "/y":                 "bound",
 			"/../../../etc/hosts":          "bound",
