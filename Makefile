@@ -102,6 +102,11 @@ faults: bin/runv ## hosts that fail: full, out of descriptors, without KVM, stop
 	@tests/deps test
 	@tests/suite integration tests/faults
 
+.PHONY: sockets
+sockets: bin/runv ## every socket call natively and in a guest, on the test host, compared line by line
+	@tests/deps test
+	@tests/suite sockets
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (1m)
 	@tests/deps build
