@@ -75,8 +75,12 @@ func (m *Mirror) Set(n *protocol.Network) (warnings []string, err error) {
 	c := &change{Mirror: m, socket: s, want: n}
 	c.sysctls()
 	c.dropRoutes()
-	c.dropAddresses()
 	c.links()
+	// With a device's last address all of its routes go, those too that the
+	// namespace has kept: so the new ones come first. Once more, as others may
+	// have gone with the old ones.
+	c.addAddresses()
+	c.dropAddresses()
 	c.addAddresses()
 	c.addRoutes()
 	m.have = n
