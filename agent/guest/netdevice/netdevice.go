@@ -77,11 +77,12 @@ func (m *Mirror) Set(n *protocol.Network) (warnings []string, err error) {
 	c.dropRoutes()
 	c.links()
 	// With a device's last address all of its routes go, those too that the
-	// namespace has kept: so the new ones come first. Once more, as others may
+	// namespace has kept: so the new ones come first. Once more if others may
 	// have gone with the old ones.
 	c.addAddresses()
-	c.dropAddresses()
-	c.addAddresses()
+	if c.dropAddresses() {
+		c.addAddresses()
+	}
 	c.addRoutes()
 	m.have = n
 	return c.warnings, nil
@@ -222,14 +223,18 @@ func (c *change) quiet(name string) {
 	}
 }
 
-func (c *change) dropAddresses() {
+// dropAddresses tells whether it has removed any.
+func (c *change) dropAddresses() (dropped bool) {
 	want := setOf(c.want.Addresses)
 	for _, old := range c.have.Addresses {
 		index, made := c.indexes[old.Link]
 		if made && !want[key(old)] {
-			c.try(address(unix.RTM_DELADDR, 0, old, index), gone, "remove address %v", net.IP(old.Local))
+			if c.try(address(unix.RTM_DELADDR, 0, old, index), gone, "remove address %v", net.IP(old.Local)) {
+				dropped = true
+			}
 		}
 	}
+	return dropped
 }
 
 // addAddresses adds all that are missing: with an address, or a link, others
