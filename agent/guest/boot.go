@@ -16,6 +16,7 @@ import (
 
 	"runv.dev/runv/agent/guest/initproc"
 	"runv.dev/runv/agent/protocol"
+	"runv.dev/runv/internal/loopback"
 )
 
 // Directories of the guest's initial root file system.
@@ -66,7 +67,7 @@ func Boot() error {
 	if err := enableControllers(cgroupDir); err != nil {
 		return fmt.Errorf("enable cgroup controllers: %w", err)
 	}
-	if err := loopbackUp(); err != nil {
+	if err := loopback.Up(); err != nil {
 		return fmt.Errorf("bring the loopback interface up: %w", err)
 	}
 	// The agent is the last to go.
@@ -131,20 +132,6 @@ func moveRoot() error {
 		return os.NewSyscallError("chroot", err)
 	}
 	return os.NewSyscallError("chdir", unix.Chdir("/"))
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return os.NewSyscallError("set interface flags", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr))
 }
 
 // OpenLog has the logger of a booted guest: the virtio console port named

@@ -7,8 +7,8 @@ import (
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
+	"runv.dev/runv/internal/loopback"
 	"runv.dev/runv/internal/spec"
 )
 
@@ -49,7 +49,7 @@ func networkNamespace(plan *spec.Plan) (ns spec.Namespace, given bool) {
 // configuration has for them. It comes before Enter and Confine.
 func PrepareNetwork(plan *spec.Plan) error {
 	if ns, given := networkNamespace(plan); given && ns.Path == "" {
-		if err := loopbackUp(); err != nil {
+		if err := loopback.Up(); err != nil {
 			return fmt.Errorf("bring the loopback device up: %w", err)
 		}
 	}
@@ -68,18 +68,4 @@ func setSysctl(s spec.Sysctl) error {
 	}
 	_, err = f.WriteString(s.Value)
 	return errors.Join(err, f.Close())
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return os.NewSyscallError("set interface flags", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr))
 }

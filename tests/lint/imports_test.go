@@ -27,6 +27,7 @@ var allowed = []struct {
 	{"internal/assets", nil},
 	{"internal/spec", nil},
 	{"internal/seccomp", nil},
+	{"internal/loopback", nil},
 	{"internal/...", []string{"internal/...", "vmm/...", "virtio/...", "agent/client", "agent/protocol"}},
 
 	{"vmm/kvm", nil},
@@ -47,8 +48,8 @@ var allowed = []struct {
 	{"agent/protocol", nil},
 	{"agent/client", []string{"agent/protocol"}},
 	// The guest's side knows neither the VMM nor the devices. Filters of system
-	// calls are made alike on both sides.
-	{"agent/guest/...", []string{"agent/guest/...", "agent/protocol", "internal/seccomp"}},
+	// calls are made, and a loopback device is brought up, alike on both sides.
+	{"agent/guest/...", []string{"agent/guest/...", "agent/protocol", "internal/seccomp", "internal/loopback"}},
 
 	{"guest-rootfs/...", []string{"guest-rootfs/...", "agent/guest"}},
 	{"tests/cage", []string{"internal/cage"}},
