@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -70,6 +71,7 @@ func Boot() error {
 	if err := loopback.Up(); err != nil {
 		return fmt.Errorf("bring the loopback interface up: %w", err)
 	}
+	relaxTimers()
 	// The agent is the last to go.
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		return err
@@ -80,6 +82,18 @@ func Boot() error {
 		return fmt.Errorf("raise the limit of open files: %w", err)
 	}
 	return nil
+}
+
+// relaxTimers relaxes those of all threads.
+func relaxTimers() {
+	done := make(chan struct{})
+	go func() {
+		// A thread of its own, which ends, leaves no other out.
+		runtime.LockOSThread()
+		initproc.RelaxTimers()
+		close(done)
+	}()
+	<-done
 }
 
 // openConsole gives the agent a standard error, for its last words, if the

@@ -66,6 +66,7 @@ func TestExec(t *testing.T) {
 				p.Capabilities, p.Rlimits, p.User.Umask, p.OOMScoreAdj = nil, nil, nil, nil
 			}},
 		{name: "cwd", script: "pwd", stdout: "/data\n", process: func(p *specs.Process) { p.Cwd = "/data" }},
+		{name: "timer slack", script: "cat /proc/self/timerslack_ns", stdout: "50000\n"},
 		{name: "null output", script: "grep -c ^State /proc/self/status", stdout: "1\n"},
 	}
 	for i, tt := range tests {

@@ -51,10 +51,12 @@ func (a *Agent) spawn(kind string, sys *syscall.SysProcAttr, pidns int, userns *
 	start := func() error {
 		var err error
 		c.pid, c.done, err = a.reaper.start(func() (int, error) {
-			if userns != nil {
-				return forkInUserNamespace(int(userns.Fd()), a.exe, []string{a.exe, kind}, attr)
-			}
-			return syscall.ForkExec(a.exe, []string{a.exe, kind}, attr)
+			return initproc.WithDefaultTimers(func() (int, error) {
+				if userns != nil {
+					return forkInUserNamespace(int(userns.Fd()), a.exe, []string{a.exe, kind}, attr)
+				}
+				return syscall.ForkExec(a.exe, []string{a.exe, kind}, attr)
+			})
 		})
 		return err
 	}

@@ -19,6 +19,7 @@ func Main(kind string) {
 	// Namespaces, capabilities, user and seccomp filters are a thread's, and
 	// execve takes those of the thread that calls it.
 	runtime.LockOSThread()
+	RelaxTimers()
 	socket := os.NewFile(SocketFD, "agent")
 	unix.CloseOnExec(SocketFD)
 	c := &child{socket: socket, kind: kind}
