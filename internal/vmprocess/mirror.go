@@ -29,8 +29,8 @@ func (c *container) followNetwork(last *protocol.Network) {
 	}
 }
 
-func (c *container) warn(warnings []string) {
+func (p *process) warn(warnings []string) {
 	for _, w := range warnings {
-		c.log.Warn(w, "from", "guest")
+		p.log.Warn(w, "from", "guest")
 	}
 }

@@ -118,6 +118,9 @@ func (m *machine) settle(ctx context.Context) error {
 		err = agent.Delete(ctx, rehearsalID)
 	}
 	if err == nil {
+		_, err = agent.SetNetwork(ctx, bareNetwork())
+	}
+	if err == nil {
 		err = agent.Ready(ctx)
 	}
 	if err = errors.Join(err, agent.Close()); err != nil {

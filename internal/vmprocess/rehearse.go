@@ -120,12 +120,13 @@ func (m *machine) perform(ctx context.Context, agent *client.Client) error {
 	defer stdio.Close()
 	opened := make(chan error, 1)
 	go func() { opened <- agent.OpenStdio(ctx, stdio) }()
-	_, err = agent.Create(ctx, client.CreateOptions{
-		ID: rehearsalID, Spec: data, RootfsTag: rootTag, Stdio: stdio, Clone: newClone(m.cloned),
+	created, err := agent.Create(ctx, client.CreateOptions{
+		ID: rehearsalID, Spec: data, RootfsTag: rootTag, Stdio: stdio, Network: bridgedNetwork(), Clone: newClone(m.cloned),
 	})
 	if err = errors.Join(err, <-opened); err != nil {
 		return err
 	}
+	m.process.warn(created.Warnings)
 	for _, stream := range []net.Conn{stdio.Stdout, stdio.Stderr} {
 		go io.Copy(io.Discard, stream) // ends with the stream
 	}
