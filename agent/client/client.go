@@ -192,6 +192,8 @@ type ExecOptions struct {
 	Process     []byte // OCI process object, JSON
 	Stdio       *Stdio // nil: /dev/null
 	Cgroup      string // below the container's own; usually empty
+	// OrKill has the agent kill the process unless WaitOrKill follows.
+	OrKill bool
 }
 
 // Exec runs a process in a container.
@@ -205,6 +207,7 @@ func (c *Client) Exec(ctx context.Context, o ExecOptions) (Created, error) {
 		Process:     o.Process,
 		Stdio:       o.Stdio.message(),
 		Cgroup:      o.Cgroup,
+		Kill:        o.OrKill,
 	})
 	if err != nil {
 		return Created{}, err

@@ -17,6 +17,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -40,6 +41,9 @@ type Options struct {
 	// Reset ends the guest.
 	Reset func()
 	Log   *slog.Logger
+	// ClaimTimeout is how long a process may run that is to be killed unless
+	// somebody waits for it; 0: 10 seconds.
+	ClaimTimeout time.Duration
 }
 
 // Agent serves the protocol.
@@ -69,6 +73,9 @@ func New(opts Options) (*Agent, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
+	}
+	if opts.ClaimTimeout == 0 {
+		opts.ClaimTimeout = claimTimeout
 	}
 	a := &Agent{
 		opts:       opts,

@@ -25,6 +25,8 @@ type process struct {
 
 	exited  chan struct{} // closed when status is set
 	drained chan struct{} // closed when the output is on its streams as well
+	claimed chan struct{} // closed when somebody answers for its end
+	claim   sync.Once
 	status  ended
 	oom     bool
 }
@@ -171,7 +173,7 @@ func (c *container) release() {
 // newProcess watches a child as a process of its own right. c is the container
 // whose first process it is, nil for others.
 func (a *Agent) newProcess(ch *child, io *stdio, c *container) *process {
-	p := &process{pid: ch.pid, io: io, exited: make(chan struct{}), drained: make(chan struct{})}
+	p := &process{pid: ch.pid, io: io, exited: make(chan struct{}), drained: make(chan struct{}), claimed: make(chan struct{})}
 	go func() {
 		status := <-ch.done
 		if c != nil {
@@ -290,7 +292,27 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 	c.execs[req.ExecId] = p
 	c.mu.Unlock()
 	go c.forget(req.ExecId, p)
+	if req.Kill {
+		go a.killUnclaimed(p)
+	}
 	return p, report.Warnings, nil
+}
+
+// claimTimeout is generous to whoever has asked for a process and was stopped.
+const claimTimeout = 10 * time.Second
+
+// killUnclaimed kills a process that nobody claims in time.
+func (a *Agent) killUnclaimed(p *process) {
+	timer := time.NewTimer(a.opts.ClaimTimeout)
+	defer timer.Stop()
+	select {
+	case <-p.claimed:
+	case <-p.exited:
+	case <-timer.C:
+		if err := a.signal(p, unix.SIGKILL); err != nil {
+			a.log.Debug("kill an unclaimed process", "pid", p.pid, "error", err)
+		}
+	}
 }
 
 // inherit fills in what a process that does not say has from the container's

@@ -155,6 +155,35 @@ func TestWaitOrKill(t *testing.T) {
 	}
 }
 
+func TestUnclaimed(t *testing.T) {
+	h := newHarness(t)
+	h.start(defaultSpec("sleep", "1000"))
+	for _, tt := range []struct {
+		id      string
+		orKill  bool
+		claimed bool
+	}{
+		{id: "unclaimed", orKill: true},
+		{id: "claimed", orKill: true, claimed: true},
+		{id: "free"},
+	} {
+		if _, err := h.client.Exec(h.ctx, client.ExecOptions{
+			ContainerID: "c1", ExecID: tt.id, Process: marshal(t, defaultSpec("sh", "-c", "sleep 2; exit 7").Process), OrKill: tt.orKill,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		wait, want := h.client.Wait, 7
+		if tt.claimed {
+			wait = h.client.WaitOrKill
+		} else if tt.orKill {
+			want = 128 + int(unix.SIGKILL)
+		}
+		if exit, err := wait(h.ctx, "c1", tt.id); err != nil || exit.Status() != want {
+			t.Errorf("%s: ended with %+v, %v; want status %d", tt.id, exit, err, want)
+		}
+	}
+}
+
 func TestSignals(t *testing.T) {
 	h := newHarness(t)
 	s, err := client.NewStdio(client.StdioOptions{Stdout: true})

@@ -69,8 +69,9 @@ func runAgent(dir, cgroup string) error {
 		Rootfs: func(tag string) initproc.Rootfs {
 			return initproc.Rootfs{Type: "none", Source: tag, Flags: unix.MS_BIND | unix.MS_REC, Target: dir}
 		},
-		Reset: func() { os.Exit(0) },
-		Log:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Reset:        func() { os.Exit(0) },
+		Log:          slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		ClaimTimeout: time.Second,
 	})
 	if err != nil {
 		return err

@@ -222,6 +222,9 @@ func (s *service) Wait(ctx context.Context, req *protocol.WaitRequest) (*protoco
 	if err != nil {
 		return nil, statusOf(err)
 	}
+	if req.Kill {
+		p.claim.Do(func() { close(p.claimed) })
+	}
 	resp, err := p.wait(ctx, req.Undrained)
 	if err != nil && req.Kill {
 		// Nobody is left to hear of the process's end, or to end it.

@@ -667,7 +667,10 @@ type ExecRequest struct {
 	Process []byte `protobuf:"bytes,3,opt,name=process,proto3" json:"process,omitempty"`
 	Stdio   *Stdio `protobuf:"bytes,4,opt,name=stdio,proto3" json:"stdio,omitempty"`
 	// Path of a cgroup below the container's own to run in.
-	Cgroup        string `protobuf:"bytes,5,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	Cgroup string `protobuf:"bytes,5,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// Kill the process unless a Wait with kill comes within ten seconds: whoever
+	// asked for it is gone.
+	Kill          bool `protobuf:"varint,6,opt,name=kill,proto3" json:"kill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -735,6 +738,13 @@ func (x *ExecRequest) GetCgroup() string {
 		return x.Cgroup
 	}
 	return ""
+}
+
+func (x *ExecRequest) GetKill() bool {
+	if x != nil {
+		return x.Kill
+	}
+	return false
 }
 
 type ExecResponse struct {
@@ -2906,13 +2916,14 @@ const file_agent_proto_rawDesc = "" +
 	"\fStartRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\fR\x05state\"\x0f\n" +
-	"\rStartResponse\"\xa7\x01\n" +
+	"\rStartResponse\"\xbb\x01\n" +
 	"\vExecRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x18\n" +
 	"\aprocess\x18\x03 \x01(\fR\aprocess\x12*\n" +
 	"\x05stdio\x18\x04 \x01(\v2\x14.runv.agent.v1.StdioR\x05stdio\x12\x16\n" +
-	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\"<\n" +
+	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\x12\x12\n" +
+	"\x04kill\x18\x06 \x01(\bR\x04kill\"<\n" +
 	"\fExecResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"2\n" +

@@ -57,7 +57,7 @@ func (x *execution) run(ctx context.Context, log *slog.Logger, signals <-chan os
 	opened := make(chan error, 1)
 	go func() { opened <- agent.OpenStdio(ctx, p.Streams()) }()
 	created, err := agent.Exec(ctx, client.ExecOptions{
-		ContainerID: x.ID, ExecID: x.ExecID, Process: x.Process, Stdio: p.Streams(), Cgroup: x.Cgroup,
+		ContainerID: x.ID, ExecID: x.ExecID, Process: x.Process, Stdio: p.Streams(), Cgroup: x.Cgroup, OrKill: true,
 	})
 	openErr := <-opened
 	if err != nil {
