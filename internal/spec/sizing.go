@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -146,13 +147,27 @@ func (p *planner) sizing() {
 	p.memoryFiles(m.MemoryBytes)
 }
 
-// guestRAM is the RAM for a workload limited to limit bytes: what the guest's
-// kernel, its page structures and the agent take comes on top.
-func guestRAM(limit uint64) uint64 {
+// guestRAM is the RAM of a VM for a workload limited to limit bytes: one of few
+// sizes, as each size has a template of its own.
+func guestRAM(limit uint64) uint64 { return sizeUp(neededRAM(limit)) }
+
+// neededRAM is the least RAM for such a workload: what the guest's kernel, its
+// page structures and the agent take comes on top.
+func neededRAM(limit uint64) uint64 {
 	if limit > 1<<50 {
 		limit = 1 << 50
 	}
 	return alignMemory(limit + limit/32 + fixedGuestMemory)
+}
+
+// sizesPerDoubling is how many sizes of RAM there are from one power of two to
+// the next: a VM has at most 1/32 more than it needs. See docs/adr/0006.
+const sizesPerDoubling = 32
+
+// sizeUp is the next size of RAM.
+func sizeUp(n uint64) uint64 {
+	step := max(uint64(1)<<(bits.Len64(n)-1)/sizesPerDoubling, memoryAlign)
+	return (n + step - 1) / step * step
 }
 
 // limits has the figures that sizing goes by; 0 stands for none.

@@ -153,7 +153,7 @@ func (p *planner) fits(now Running, before, change, after *specs.LinuxResources)
 			old = limitOf(before.Memory.Limit)
 		}
 		switch {
-		case limit > 0 && guestRAM(uint64(limit)) > ram && (old <= 0 || limit > old):
+		case limit > 0 && neededRAM(uint64(limit)) > ram && (old <= 0 || limit > old):
 			p.refuse("linux.resources.memory.limit", "%d bytes are more than the VM can give: it has %d MiB of RAM, good for a limit of %d bytes: create the container again with the new limit",
 				limit, ram>>20, workloadMemory(ram))
 		case limit < 0 && old > 0:
@@ -190,7 +190,7 @@ func period(c *specs.LinuxCPU) uint64 {
 	return *c.Period
 }
 
-// workloadMemory is the highest limit that goes with so much RAM: guestRAM the
+// workloadMemory is the highest limit that goes with so much RAM: neededRAM the
 // other way round.
 func workloadMemory(ram uint64) uint64 {
 	n := uint64(0)

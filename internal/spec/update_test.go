@@ -205,7 +205,7 @@ func TestUpdateFits(t *testing.T) {
 		t.Errorf("checkBeforeUpdate: %+v, %v", u, err)
 	}
 	for _, ram := range []uint64{64 * mib, 66 * mib, 256 * mib, 2 << 30, 1 << 40} {
-		if limit := workloadMemory(ram); limit > 0 && guestRAM(limit) > ram || guestRAM(limit+4*mib) <= ram {
+		if limit := workloadMemory(ram); limit > 0 && neededRAM(limit) > ram || neededRAM(limit+4*mib) <= ram {
 			t.Errorf("workloadMemory(%d) = %d", ram, limit)
 		}
 	}
