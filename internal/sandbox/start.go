@@ -44,6 +44,10 @@ type Process struct {
 	conn net.Conn
 }
 
+// smallPages keeps the Go runtime's heap, which is small, out of huge pages: on a
+// host that gives them to everybody they would be most of what an idle VM costs.
+const smallPages = "GODEBUG=disablethp=1"
+
 // cloneFlags are the namespaces the kernel makes in clone3.
 var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
 	specs.PIDNamespace:     unix.CLONE_NEWPID,
@@ -79,7 +83,7 @@ func Start(o Options) (*Process, error) {
 
 	attr := &os.ProcAttr{
 		Dir:   "/",
-		Env:   []string{},
+		Env:   []string{smallPages},
 		Files: []*os.File{o.Stdin, o.Stdout, o.Stderr, theirs, o.Agent, o.KVM, o.Log},
 		Sys: &syscall.SysProcAttr{
 			// A session of its own: the terminal's signals go to the runtime

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -52,6 +53,7 @@ type process struct {
 func Main() int {
 	begun := time.Now()
 	signals := attach.CatchSignals()
+	os.Clearenv() // what was in it is for the Go runtime, and not for hooks
 	in, err := sandbox.Inherit()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "runv: %v\n", err)
@@ -139,6 +141,9 @@ func (p *process) failed(err error) int {
 	return status
 }
 
+// startedLongAgo is when nobody waits for the start any more.
+const startedLongAgo = 2 * time.Second
+
 // startOnRequest starts the container when the runtime that created it asks; a
 // start by another process comes through agent.sock.
 func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan struct{}) {
@@ -154,6 +159,8 @@ func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan
 	if err == nil {
 		err = p.in.Sync.Started()
 		p.trace("started")
+		// What the start took is of no use to a container that stays.
+		time.AfterFunc(startedLongAgo, debug.FreeOSMemory)
 	} else {
 		status := StatusRuntime
 		if s, ok := client.ExitStatus(err); ok {
