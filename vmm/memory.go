@@ -171,6 +171,7 @@ func (r *ram) load(m *snapshot.Memory, f MemoryFile) error {
 		if err := r.mapFile(f.Fd(), at, e); err != nil {
 			return err
 		}
+		r.files = append(r.files, e)
 		at += e.Length
 	}
 	return nil

@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"os"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,9 @@ import (
 type ram struct {
 	mem  *guestmem.Memory
 	data []byte // all of it
+
+	mu    sync.Mutex
+	files []snapshot.Extent // what is mapped from a snapshot's memory, in order
 }
 
 // newRAM maps size bytes, a multiple of 2 MiB. The start is aligned to 2 MiB
@@ -35,9 +39,7 @@ func newRAM(size uint64) (*ram, error) {
 		unmap()
 		return nil, os.NewSyscallError("mprotect guest memory", err)
 	}
-	// Neither is a matter of correctness: old kernels may refuse.
-	_ = unix.Madvise(data, unix.MADV_DONTDUMP)
-	_ = unix.Madvise(data, unix.MADV_HUGEPAGE)
+	advise(data)
 
 	low := min(size, boot.GapStart)
 	regions := []guestmem.Region{{Addr: 0, Data: data[:low:low]}}
@@ -49,7 +51,11 @@ func newRAM(size uint64) (*ram, error) {
 		unmap()
 		return nil, err
 	}
-	return &ram{mem: mem, data: data}, nil
+	r := &ram{mem: mem, data: data}
+	mem.OnDiscard(func(b []byte) error {
+		return r.discard(snapshot.Extent{Offset: hostAddr(b) - hostAddr(data), Length: uint64(len(b))})
+	})
+	return r, nil
 }
 
 // release gives the memory back to the host. The addresses stay valid and read
@@ -69,6 +75,24 @@ func (r *ram) mapFile(fd uintptr, at uint64, e snapshot.Extent) error {
 	}
 	_ = unix.Madvise(r.data[e.Offset:e.Offset+e.Length], unix.MADV_DONTDUMP)
 	return nil
+}
+
+// mapAnonymous maps zeroes over the memory, as it was before mapFile.
+func (r *ram) mapAnonymous(e snapshot.Extent) error {
+	_, err := unix.MmapPtr(-1, 0, unsafe.Pointer(&r.data[e.Offset]), uintptr(e.Length),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED|unix.MAP_NORESERVE)
+	if err != nil {
+		return os.NewSyscallError("mmap guest memory", err)
+	}
+	advise(r.data[e.Offset : e.Offset+e.Length])
+	return nil
+}
+
+// advise says how anonymous memory is used. Nothing of it is a matter of
+// correctness: old kernels may refuse.
+func advise(b []byte) {
+	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
 }
 
 // hostAddr is where b begins in this process.

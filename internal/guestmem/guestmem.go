@@ -33,6 +33,7 @@ type Region struct {
 // Memory is a set of regions. It is safe for concurrent use.
 type Memory struct {
 	regions []Region // sorted by address
+	discard func(b []byte) error
 }
 
 // New makes a memory of the regions, which may be given in any order but must
@@ -78,6 +79,19 @@ func (m *Memory) Slice(addr, n uint64) ([]byte, error) {
 		}
 	}
 	return nil, rangeError(addr, n)
+}
+
+// OnDiscard sets how memory is given back. It comes before any use of Discard.
+func (m *Memory) OnDiscard(f func(b []byte) error) { m.discard = f }
+
+// Discard gives the host back the pages that lie wholly in b, which is from
+// Slice. They stay memory of the guest; what they hold then is zero, or still
+// the same.
+func (m *Memory) Discard(b []byte) error {
+	if m.discard == nil {
+		return nil
+	}
+	return m.discard(b)
 }
 
 // ReadAt copies len(p) bytes at addr to p. Each byte is read from the guest

@@ -20,6 +20,7 @@ import (
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/internal/tsi"
 	"runv.dev/runv/virtio"
+	"runv.dev/runv/virtio/balloon"
 	"runv.dev/runv/virtio/console"
 	"runv.dev/runv/virtio/fs"
 	"runv.dev/runv/virtio/rng"
@@ -41,6 +42,7 @@ const maxSpec = protocol.MaxMessage - 64<<10
 type machine struct {
 	process *process
 	vsock   *vsock.Device
+	balloon *balloon.Device
 	mirror  *netmirror.Mirror
 	hello   net.Listener
 	network *tsi.Server
@@ -62,6 +64,7 @@ func (p *process) newMachine(share virtio.Device) (*machine, []virtio.Device) {
 			CID: guestCID, MaxConns: maxConns, MaxBuffer: maxBuffer, MaxSeqpacket: maxDatagrams + 16,
 			Backlog: vsockBacklog, Log: p.log.With("device", "vsock"),
 		}),
+		balloon: balloon.New(p.log.With("device", "balloon")),
 	}
 	m.guest, m.stop = context.WithCancelCause(context.Background())
 	agentLog := &lineLogger{log: p.log, level: slog.LevelDebug}
@@ -73,6 +76,7 @@ func (p *process) newMachine(share virtio.Device) (*machine, []virtio.Device) {
 		share,
 		m.vsock,
 		rng.New(rand.Reader),
+		m.balloon,
 	}
 }
 

@@ -82,6 +82,10 @@ func prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template
 		return nil, p.whyNot(ctx, m, err)
 	}
 	p.trace("agent ready")
+	if err := m.waitReported(ctx); err != nil {
+		return nil, p.whyNot(ctx, m, err)
+	}
+	p.trace("free memory reported")
 	if err := vm.Pause(); err != nil {
 		return nil, p.whyNot(ctx, m, err)
 	}
@@ -137,6 +141,31 @@ func (m *machine) settle(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-time.After(settleTime):
+	}
+	return nil
+}
+
+// reportPause is how long there is no report when all free memory has been
+// reported: longer than Linux waits between two rounds, 2 s.
+const reportPause = 3 * time.Second
+
+// waitReported waits until the guest has reported its free memory. It marks what
+// it has reported, a word in each 64 KiB of its page structures, which clones
+// would have to do for themselves and in pages of their own. Linux takes 16
+// rounds for a large memory.
+func (m *machine) waitReported(ctx context.Context) error {
+	last, ok := m.balloon.Reporting()
+	for ok {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(reportPause):
+		}
+		now, _ := m.balloon.Reporting()
+		if now == last {
+			break
+		}
+		last = now
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/virtio"
+	"runv.dev/runv/virtio/balloon"
 	"runv.dev/runv/virtio/console"
 	"runv.dev/runv/virtio/fs"
 	"runv.dev/runv/virtio/rng"
@@ -60,6 +61,7 @@ type host struct {
 	share   *fs.Device
 	ro      *fs.Device
 	vsock   *vsock.Device
+	balloon *balloon.Device
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -75,6 +77,7 @@ func newHost(j *job, log *slog.Logger) (*host, error) {
 	h := &host{job: j, hangUp: func() {}, stopSwap: func() {}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.monitor = newMonitor(h.ask)
+	h.balloon = balloon.New(log)
 	h.out = newCountingWriter(j.Case.Stalled)
 	h.console = console.New(
 		console.Port{Console: true, Out: h.out},
@@ -119,7 +122,7 @@ func newShare(dir string, readOnly bool, log *slog.Logger) (*fs.Device, error) {
 
 // devices are found by their ids; the monitor is the first.
 func (h *host) devices() []virtio.Device {
-	return []virtio.Device{h.monitor, rng.New(rand.Reader), h.console, h.share, h.ro, h.vsock}
+	return []virtio.Device{h.monitor, rng.New(rand.Reader), h.console, h.share, h.ro, h.vsock, h.balloon}
 }
 
 func neighbourDevices(m *monitor) []virtio.Device {

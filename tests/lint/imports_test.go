@@ -43,6 +43,7 @@ var allowed = []struct {
 	{"virtio/fs/...", []string{"virtio/fs/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/vsock/vsocktest", []string{"virtio/...", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/vsock/...", []string{"virtio/vsock/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
+	{"virtio/balloon", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/rng", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 
 	{"agent/protocol", nil},

@@ -106,7 +106,7 @@ enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8, NEEDS_RESET 
 #define F_EVENT_IDX (1ul << 29)
 #define F_VERSION_1 (1ul << 32)
 
-enum { CONSOLE = 3, RNG = 4, VSOCK = 19, FS = 26, MONITOR = 0x7ffe };
+enum { CONSOLE = 3, RNG = 4, BALLOON = 5, VSOCK = 19, FS = 26, MONITOR = 0x7ffe };
 
 #define NEXT 1
 #define WRITE 2

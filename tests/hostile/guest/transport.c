@@ -159,7 +159,7 @@ CASE(driver_ok_first, "DRIVER_OK on a device that was never set up", "")
 
 CASE(no_queues, "DRIVER_OK on every device without a queue", "")
 {
-	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK};
+	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK, BALLOON};
 	for (u32 i = 0; i < LEN(ids); i++) {
 		u64 dev = negotiate(find(ids[i], 0), 0);
 		w32(dev + STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
@@ -192,7 +192,7 @@ CASE(reset_in_flight, "reset at once after each of 100 requests; the memory is u
 
 CASE(reset_storm, "every device is reset and started 30 times", "")
 {
-	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK};
+	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK, BALLOON};
 	for (int n = 0; n < 30; n++)
 		for (u32 i = 0; i < LEN(ids); i++) {
 			u64 dev = negotiate(find(ids[i], 0), 0);
@@ -222,7 +222,7 @@ CASE(notify_nothing, "3000 notifications of queues that are not there", "")
 
 CASE(widths, "registers of all devices in every width and at odd offsets", "")
 {
-	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK};
+	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK, BALLOON};
 	for (u32 i = 0; i < LEN(ids); i++) {
 		u64 dev = find(ids[i], 0);
 		for (u32 off = 0; off < 0x120; off++) {
@@ -249,7 +249,7 @@ CASE(widths, "registers of all devices in every width and at odd offsets", "")
 
 CASE(every_register, "random values in every register, 4000 times", "")
 {
-	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK};
+	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK, BALLOON};
 	for (int i = 0; i < 4000; i++) {
 		u64 dev = find(ids[random32() % LEN(ids)], 0);
 		u32 v = random32();
@@ -283,7 +283,7 @@ CASE(selectors, "selectors far out of range", "")
 
 CASE(config_space, "all of the configuration space of all devices is written and read", "")
 {
-	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK};
+	static const u32 ids[] = {RNG, CONSOLE, FS, VSOCK, BALLOON};
 	for (u32 i = 0; i < LEN(ids); i++) {
 		u64 dev = find(ids[i], 0);
 		for (u32 off = CONFIG; off < 0x1000; off += off < 0x140 ? 1 : 61) {
