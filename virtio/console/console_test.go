@@ -453,13 +453,16 @@ func TestMigrate(t *testing.T) {
 	for _, m := range [][]byte{control(0, deviceReady, 1), control(0, portReady, 1), control(1, portReady, 1), control(1, portOpen, 1)} {
 		d.Queues[3].Do(m, 0)
 	}
-	state := old.SaveState()
+	state, err := old.SaveState()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if !bytes.Equal(state, []byte{3, 3}) {
 		t.Fatalf("state %v", state)
 	}
 	dev := ports(second, r)
 	n := d.Migrate(dev)
-	if got := dev.SaveState(); !bytes.Equal(got, state) {
+	if got, err := dev.SaveState(); err != nil || !bytes.Equal(got, state) {
 		t.Errorf("state %v after the restore; want %v", got, state)
 	}
 	go w.Write([]byte("input"))

@@ -15,7 +15,7 @@ const (
 )
 
 // SaveState implements virtio.Stateful.
-func (d *Device) SaveState() []byte {
+func (d *Device) SaveState() ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	b := make([]byte, len(d.ports))
@@ -29,7 +29,7 @@ func (d *Device) SaveState() []byte {
 		}
 		p.mu.Unlock()
 	}
-	return b
+	return b, nil
 }
 
 // RestoreState implements virtio.Stateful.

@@ -66,14 +66,17 @@ func (t *Transport) Save() (*State, error) {
 		Queues:     make([]QueueState, len(t.queues)),
 	}
 	// From here on the device can neither interrupt nor fail.
+	t.broken = true
 	if a := t.active.Swap(nil); a != nil {
+		defer t.dev.Reset()
 		s.Interrupts = a.isr.Load()
 		if d, ok := t.dev.(virtio.Stateful); ok {
-			s.Device = d.SaveState()
+			var err error
+			if s.Device, err = d.SaveState(); err != nil {
+				return nil, fmt.Errorf("virtio device %d: %w", s.DeviceID, err)
+			}
 		}
-		defer t.dev.Reset()
 	}
-	t.broken = true
 	for i, q := range t.queues {
 		s.Queues[i] = QueueState{
 			Max: q.max, Size: q.size, Desc: q.desc, Driver: q.driver, Device: q.device, Ready: q.ready != nil,

@@ -16,7 +16,7 @@ type stateful struct {
 	order    string
 }
 
-func (d *stateful) SaveState() []byte { return d.state }
+func (d *stateful) SaveState() ([]byte, error) { return d.state, nil }
 
 func (d *stateful) RestoreState(b []byte) error {
 	d.restored = b
