@@ -73,7 +73,7 @@ func tokenBytes(t protocol.Token) []byte {
 }
 
 // OpenStdio opens the streams, before or after the request that has their
-// tokens. The agent keeps a stream for 30 seconds if that request does not
+// tokens. The agent keeps a stream for two minutes if that request does not
 // come, and waits as long for a stream.
 func (c *Client) OpenStdio(ctx context.Context, s *Stdio) error {
 	if s == nil {

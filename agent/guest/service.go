@@ -138,8 +138,11 @@ func (a *Agent) setNetwork(n *protocol.Network) (warnings []string, err error) {
 	return a.mirror.Set(n)
 }
 
-func (s *service) Start(_ context.Context, req *protocol.StartRequest) (*protocol.StartResponse, error) {
+func (s *service) Start(ctx context.Context, req *protocol.StartRequest) (*protocol.StartResponse, error) {
 	c, err := s.container(req.ContainerId)
+	if err == nil {
+		err = c.init.io.await(ctx)
+	}
 	if err == nil {
 		if len(req.State) > 0 && !json.Valid(req.State) {
 			err = initproc.Invalid("the state is no JSON")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -156,6 +157,24 @@ func (s *stdio) run(master *os.File) {
 		}
 		go s.serve(i, file)
 	}
+}
+
+// await returns when all streams of the process have come. A process without one
+// would lose what it writes.
+func (s *stdio) await(ctx context.Context) error {
+	for i, e := range s.expected {
+		if e == nil {
+			continue
+		}
+		select {
+		case <-e.came:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(streamTimeout):
+			return fmt.Errorf("the stream for %s did not come within %v", streamNames[i], streamTimeout)
+		}
+	}
+	return nil
 }
 
 // serve copies one stream from its beginning to its end.

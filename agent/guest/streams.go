@@ -13,8 +13,9 @@ import (
 
 const (
 	// streamTimeout is how long one side of a stream waits for the other:
-	// the connection for the request with its token, or the reverse.
-	streamTimeout = 30 * time.Second
+	// the connection for the request with its token, or the reverse. It is as
+	// long as a request may take: a host may be busy.
+	streamTimeout = 2 * time.Minute
 	// maxPending bounds the connections without a request.
 	maxPending = 256
 )
@@ -25,13 +26,13 @@ var errStreamLimit = errors.New("too many streams without a process")
 // that were given their tokens, whichever comes first.
 type hub struct {
 	mu      sync.Mutex
-	waiting map[protocol.Token]chan net.Conn // a process waits
-	pending map[protocol.Token]net.Conn      // a connection waits
+	waiting map[protocol.Token]*expectation // a process waits
+	pending map[protocol.Token]net.Conn     // a connection waits
 }
 
 func newHub() *hub {
 	return &hub{
-		waiting: make(map[protocol.Token]chan net.Conn),
+		waiting: make(map[protocol.Token]*expectation),
 		pending: make(map[protocol.Token]net.Conn),
 	}
 }
@@ -66,9 +67,9 @@ func (h *hub) take(conn net.Conn) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if ch, ok := h.waiting[token]; ok {
+	if e, ok := h.waiting[token]; ok {
 		delete(h.waiting, token)
-		ch <- conn
+		e.give(conn)
 		return nil
 	}
 	if _, twice := h.pending[token]; twice {
@@ -99,13 +100,13 @@ func (h *hub) expect(token protocol.Token) (*expectation, error) {
 	if _, twice := h.waiting[token]; twice {
 		return nil, errors.New("a stream's token was used twice")
 	}
-	e := &expectation{hub: h, token: token, conn: make(chan net.Conn, 1)}
+	e := &expectation{hub: h, token: token, conn: make(chan net.Conn, 1), came: make(chan struct{})}
 	if conn, ok := h.pending[token]; ok {
 		delete(h.pending, token)
-		e.conn <- conn
+		e.give(conn)
 		return e, nil
 	}
-	h.waiting[token] = e.conn
+	h.waiting[token] = e
 	return e, nil
 }
 
@@ -113,6 +114,13 @@ type expectation struct {
 	hub   *hub
 	token protocol.Token
 	conn  chan net.Conn
+	came  chan struct{} // closed when the connection came
+}
+
+// give hands over the connection.
+func (e *expectation) give(conn net.Conn) {
+	e.conn <- conn
+	close(e.came)
 }
 
 // wait returns the connection; the context's end, or too long a time, is an
@@ -135,7 +143,7 @@ func (e *expectation) wait(ctx context.Context) (net.Conn, error) {
 func (e *expectation) cancel() net.Conn {
 	e.hub.mu.Lock()
 	defer e.hub.mu.Unlock()
-	if e.hub.waiting[e.token] == e.conn {
+	if e.hub.waiting[e.token] == e {
 		delete(e.hub.waiting, e.token)
 	}
 	select {
