@@ -41,6 +41,10 @@ type Config struct {
 	// reset when the VM is closed; closing them is the caller's.
 	Devices []virtio.Device
 
+	// Checkpoints says that the machine may be asked for a Checkpoint after
+	// New, when neither KVM nor procfs can be opened any more.
+	Checkpoints bool
+
 	// Log takes what happens to the VM; required.
 	Log *slog.Logger
 

@@ -65,20 +65,29 @@ const (
 	pagemapFile    = 1 << 61
 )
 
+const pagemapPath = "/proc/self/pagemap"
+
 // pages calls visit for every page that was touched, with its offset and its
 // entry in the page map.
 func (r *ram) pages(visit func(offset, entry uint64)) error {
-	f, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		return err
+	f := r.pagemap
+	if f == nil {
+		var err error
+		if f, err = os.Open(pagemapPath); err != nil {
+			return err
+		}
+		defer f.Close()
 	}
-	defer f.Close()
 	var chunk [64 << 10]byte
 	pages := uint64(len(r.data)) / pageSize
 	first := hostAddr(r.data) / pageSize
 	for page := uint64(0); page < pages; {
 		n := min(uint64(len(chunk)/8), pages-page)
-		if _, err := f.ReadAt(chunk[:8*n], int64(8*(first+page))); err != nil {
+		got, err := unix.Preadv(int(f.Fd()), [][]byte{chunk[:8*n]}, int64(8*(first+page)))
+		if err == nil && got < int(8*n) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
 			return fmt.Errorf("pagemap: %w", err)
 		}
 		for i := range n {
@@ -151,6 +160,27 @@ func (r *ram) preload(w snapshot.WorkingSet) {
 	for _, e := range w.Read {
 		_ = unix.Madvise(r.data[e.Offset:e.Offset+e.Length], unix.MADV_POPULATE_READ)
 	}
+}
+
+// loadMemory fills the memory from a snapshot.
+func (vm *VM) loadMemory(s *Snapshot) error {
+	if s.Copy != nil {
+		return vm.ram.read(&s.Machine.Memory, s.Copy)
+	}
+	return vm.ram.load(&s.Machine.Memory, s.Memory)
+}
+
+// read copies the extents of a snapshot's memory.
+func (r *ram) read(m *snapshot.Memory, from io.Reader) error {
+	for _, e := range m.Extents {
+		if e.Offset > uint64(len(r.data)) || e.Length > uint64(len(r.data))-e.Offset {
+			return errors.New("the snapshot's memory is larger than the machine's")
+		}
+		if _, err := io.ReadFull(from, r.data[e.Offset:e.Offset+e.Length]); err != nil {
+			return fmt.Errorf("the memory of the snapshot: %w", err)
+		}
+	}
+	return nil
 }
 
 // load maps the extents of a snapshot's memory, copy on write. All else stays

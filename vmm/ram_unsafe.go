@@ -18,6 +18,8 @@ type ram struct {
 	mem  *guestmem.Memory
 	data []byte // all of it
 
+	pagemap *os.File // of this process; nil: opened when needed
+
 	mu    sync.Mutex
 	files []snapshot.Extent // what is mapped from a snapshot's memory, in order
 }

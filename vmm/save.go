@@ -8,15 +8,19 @@ import (
 	"slices"
 	"time"
 
+	"runv.dev/runv/virtio/mmio"
+	"runv.dev/runv/virtio/virtqueue"
 	"runv.dev/runv/vmm/boot"
 	"runv.dev/runv/vmm/kvm"
 	"runv.dev/runv/vmm/snapshot"
 )
 
-// Snapshot is a stored machine and its memory.
+// Snapshot is a stored machine and its memory: a file that is mapped, or, if
+// Copy is set, what is read from there.
 type Snapshot struct {
 	Machine *snapshot.Machine
 	Memory  MemoryFile
+	Copy    io.Reader
 }
 
 // idleTimeout bounds how long Save waits for devices to answer what the guest
@@ -53,31 +57,94 @@ func (vm *VM) save(memory io.Writer) (*snapshot.Machine, error) {
 	if err := vm.waitIdle(); err != nil {
 		return nil, err
 	}
-	m := &snapshot.Machine{MemoryBytes: vm.cfg.MemoryBytes, CPUID: vm.cpuid}
+	var devices []mmio.State
 	for _, t := range vm.transports {
 		s, err := t.Save()
 		if err != nil {
 			return nil, err
 		}
-		m.Devices = append(m.Devices, *s)
+		devices = append(devices, *s)
 	}
-	sys := kvm.NewSystem(vm.cfg.KVM)
-	msrs, err := sys.MSRIndexList()
-	if err != nil {
+	return vm.describe(devices, memory)
+}
+
+// Checkpoint is Save of a machine that can be resumed afterwards. Its devices
+// wait while it is written. The machine must have been made with
+// Config.Checkpoints.
+func (vm *VM) Checkpoint(memory io.Writer) (*snapshot.Machine, error) {
+	if err := vm.standsStill(); err != nil {
 		return nil, err
 	}
-	msrs = slices.DeleteFunc(msrs, isHyperV)
-	xsave, err := vm.kvm.CheckExtension(kvm.CapXSave2)
+	devices, thaw, err := vm.freeze()
 	if err != nil {
+		return nil, fmt.Errorf("save the virtual machine: %w", err)
+	}
+	defer thaw()
+	m, err := vm.describe(devices, memory)
+	if err != nil {
+		return nil, fmt.Errorf("save the virtual machine: %w", err)
+	}
+	return m, nil
+}
+
+// freeze has all devices wait, between two requests.
+func (vm *VM) freeze() (devices []mmio.State, thaw func(), err error) {
+	for deadline := time.Now().Add(idleTimeout); ; time.Sleep(idlePause) {
+		devices, thaw, err = vm.tryFreeze()
+		if !errors.Is(err, virtqueue.ErrBusy) || time.Now().After(deadline) {
+			return devices, thaw, err
+		}
+	}
+}
+
+func (vm *VM) tryFreeze() (devices []mmio.State, thaw func(), err error) {
+	var undo []func()
+	thaw = func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+	for _, t := range vm.transports {
+		s, f, err := t.Freeze()
+		if err != nil {
+			thaw()
+			return nil, nil, err
+		}
+		devices, undo = append(devices, *s), append(undo, f)
+	}
+	return devices, thaw, nil
+}
+
+// learn finds out what the state of a vCPU consists of. It needs the KVM device.
+func (vm *VM) learn() error {
+	if vm.msrs != nil {
+		return nil
+	}
+	msrs, err := kvm.NewSystem(vm.cfg.KVM).MSRIndexList()
+	if err != nil {
+		return err
+	}
+	if vm.xsave, err = vm.kvm.CheckExtension(kvm.CapXSave2); err != nil {
+		return err
+	}
+	vm.msrs = slices.DeleteFunc(msrs, isHyperV)
+	return nil
+}
+
+// describe is the state of a machine whose devices stand still.
+func (vm *VM) describe(devices []mmio.State, memory io.Writer) (*snapshot.Machine, error) {
+	m := &snapshot.Machine{MemoryBytes: vm.cfg.MemoryBytes, CPUID: vm.cpuid, Devices: devices}
+	if err := vm.learn(); err != nil {
 		return nil, err
 	}
 	for _, c := range vm.vcpus {
-		s, err := c.kvm.State(xsave, msrs)
+		s, err := c.kvm.State(vm.xsave, vm.msrs)
 		if err != nil {
 			return nil, fmt.Errorf("vCPU %d: %w", c.id, err)
 		}
 		m.VCPUs = append(m.VCPUs, *s)
 	}
+	var err error
 	if m.Clock, err = vm.kvm.Clock(); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,8 @@ type VM struct {
 	kvm   *kvm.VM
 	vcpus []*vcpu
 	cpuid []kvm.CPUIDEntry // what all vCPUs have in common
+	msrs  []uint32         // those that a state has; see learn
+	xsave int              // bytes of extended state
 	bus   bus
 
 	ioapic     *ioapic
@@ -83,8 +86,14 @@ func (vm *VM) build() error {
 		return err
 	}
 	vm.onClose(vm.ram.release)
+	if vm.cfg.Checkpoints {
+		if vm.ram.pagemap, err = os.Open(pagemapPath); err != nil {
+			return err
+		}
+		vm.onClose(vm.ram.pagemap.Close)
+	}
 	if s := vm.cfg.Snapshot; s != nil {
-		if err := vm.ram.load(&s.Machine.Memory, s.Memory); err != nil {
+		if err := vm.loadMemory(s); err != nil {
 			return err
 		}
 		vm.cfg.trace("memory mapped")
@@ -227,7 +236,18 @@ func (vm *VM) buildMachine() error {
 		return err
 	}
 	vm.cfg.trace("devices")
+	if vm.cfg.Checkpoints {
+		return vm.learn()
+	}
 	return nil
+}
+
+// Descriptors are those that the machine reads its own memory's state from.
+func (vm *VM) Descriptors() []int {
+	if vm.ram.pagemap == nil {
+		return nil
+	}
+	return []int{int(vm.ram.pagemap.Fd())}
 }
 
 func (vm *VM) buildVCPUs(supported []kvm.CPUIDEntry) error {

@@ -51,6 +51,84 @@ func (t *Transport) Progress(list []uint32) []uint32 {
 func (t *Transport) Save() (*State, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	s, err := t.describe()
+	if err != nil {
+		return nil, err
+	}
+	// From here on the device can neither interrupt nor fail.
+	t.broken = true
+	if a := t.active.Swap(nil); a != nil {
+		defer t.dev.Reset()
+		s.Interrupts = a.isr.Load()
+		if err := t.saveDevice(s); err != nil {
+			return nil, err
+		}
+	}
+	for i, q := range t.queues {
+		if q.ready == nil {
+			continue
+		}
+		if s.Queues[i].Index, err = q.ready.Save(); err != nil {
+			return nil, fmt.Errorf("virtio device %d: queue %d: %w", s.DeviceID, i, err)
+		}
+	}
+	return s, nil
+}
+
+// Freeze is Save of a device that goes on when thaw is called: until then it
+// neither takes nor uses a buffer. The guest must not run. The error is
+// virtqueue.ErrBusy while the device is at work; after an error it goes on.
+func (t *Transport) Freeze() (_ *State, thaw func(), err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, err := t.describe()
+	if err != nil {
+		return nil, nil, err
+	}
+	var frozen []*virtqueue.Queue
+	// Without t.mu, which who closes the transport holds.
+	thaw = func() {
+		for _, q := range frozen {
+			q.Thaw()
+		}
+	}
+	defer func() {
+		if err != nil {
+			thaw()
+		}
+	}()
+	a := t.active.Load()
+	if a == nil {
+		return s, thaw, nil
+	}
+	var before []uint32
+	for _, q := range a.queues {
+		before = append(before, q.Progress())
+	}
+	if err := t.saveDevice(s); err != nil {
+		return nil, nil, err
+	}
+	for i, q := range t.queues {
+		if q.ready == nil {
+			continue
+		}
+		if s.Queues[i].Index, err = q.ready.Freeze(); err != nil {
+			return nil, nil, fmt.Errorf("virtio device %d: queue %d: %w", s.DeviceID, i, err)
+		}
+		frozen = append(frozen, q.ready)
+		// The device's own state was read before.
+		if s.Queues[i].Index != uint16(before[len(frozen)-1]) {
+			return nil, nil, fmt.Errorf("virtio device %d: queue %d: %w", s.DeviceID, i, virtqueue.ErrBusy)
+		}
+	}
+	// One may be on its way. One too many does not matter.
+	s.Interrupts = a.isr.Load() | InterruptUsedBuffer
+	return s, thaw, nil
+}
+
+// describe is the state without what the device and its queues know. The caller
+// holds t.mu.
+func (t *Transport) describe() (*State, error) {
 	if t.closed || t.needsReset() || t.badFeatures {
 		return nil, fmt.Errorf("virtio device %d: closed or broken", t.dev.DeviceID())
 	}
@@ -65,31 +143,21 @@ func (t *Transport) Save() (*State, error) {
 		Generation: t.generation.Load(),
 		Queues:     make([]QueueState, len(t.queues)),
 	}
-	// From here on the device can neither interrupt nor fail.
-	t.broken = true
-	if a := t.active.Swap(nil); a != nil {
-		defer t.dev.Reset()
-		s.Interrupts = a.isr.Load()
-		if d, ok := t.dev.(virtio.Stateful); ok {
-			var err error
-			if s.Device, err = d.SaveState(); err != nil {
-				return nil, fmt.Errorf("virtio device %d: %w", s.DeviceID, err)
-			}
-		}
-	}
 	for i, q := range t.queues {
 		s.Queues[i] = QueueState{
 			Max: q.max, Size: q.size, Desc: q.desc, Driver: q.driver, Device: q.device, Ready: q.ready != nil,
 		}
-		if q.ready == nil {
-			continue
-		}
-		var err error
-		if s.Queues[i].Index, err = q.ready.Save(); err != nil {
-			return nil, fmt.Errorf("virtio device %d: queue %d: %w", s.DeviceID, i, err)
-		}
 	}
 	return s, nil
+}
+
+func (t *Transport) saveDevice(s *State) (err error) {
+	if d, ok := t.dev.(virtio.Stateful); ok {
+		if s.Device, err = d.SaveState(); err != nil {
+			err = fmt.Errorf("virtio device %d: %w", s.DeviceID, err)
+		}
+	}
+	return err
 }
 
 // Restore puts a new transport into a saved state, before the guest runs. The
@@ -155,6 +223,9 @@ func (t *Transport) restore(s *State) error {
 	a.isr.Or(s.Interrupts)
 	if a.failed.Load() {
 		return errors.New("the device does not start")
+	}
+	if s.Interrupts != 0 {
+		t.signal(t.irq)
 	}
 	return nil
 }

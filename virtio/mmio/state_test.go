@@ -1,6 +1,7 @@
 package mmio_test
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -106,5 +107,47 @@ func TestRestoreBad(t *testing.T) {
 			}
 			d.Init()
 		})
+	}
+}
+
+// TestFreeze: the state is that of Save, the device goes on, and who goes on from
+// the state is interrupted.
+func TestFreeze(t *testing.T) {
+	old := &stateful{state: []byte("state")}
+	d := virtiotest.Start(t, old, virtiotest.Options{})
+	frozen, thaw, err := d.Transport.Freeze()
+	if err != nil {
+		t.Fatal(err)
+	}
+	popped := make(chan error)
+	go func() {
+		_, _, err := old.active().Queues[0].Pop()
+		popped <- err
+	}()
+	select {
+	case <-popped:
+		t.Error("a frozen queue is used")
+	default:
+	}
+	thaw()
+	if err := <-popped; err != nil {
+		t.Error(err)
+	}
+	if old.active() == nil || d.Get(mmio.Status) != running {
+		t.Errorf("status %#x after the thaw", d.Get(mmio.Status))
+	}
+	saved, err := d.Transport.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if frozen.Interrupts&mmio.InterruptUsedBuffer == 0 {
+		t.Error("no interrupt for who goes on")
+	}
+	frozen.Interrupts = saved.Interrupts
+	if !reflect.DeepEqual(frozen, saved) {
+		t.Errorf("frozen %+v; saved %+v", frozen, saved)
+	}
+	if _, _, err := d.Transport.Freeze(); err == nil {
+		t.Error("a device that was saved is frozen")
 	}
 }

@@ -27,6 +27,27 @@ func (q *Queue) Save() (index uint16, err error) {
 		return 0, q.err
 	}
 	q.err = ErrStopped
+	return q.standing()
+}
+
+// Freeze is Save of a queue that goes on at Thaw; who uses it until then waits.
+// After an error it is not frozen.
+func (q *Queue) Freeze() (index uint16, err error) {
+	q.mu.Lock()
+	if err = q.err; err == nil {
+		index, err = q.standing()
+	}
+	if err != nil {
+		q.mu.Unlock()
+	}
+	return index, err
+}
+
+// Thaw undoes Freeze.
+func (q *Queue) Thaw() { q.mu.Unlock() }
+
+// standing is the index by which Resume goes on. The caller holds mu.
+func (q *Queue) standing() (uint16, error) {
 	held := 0
 	for _, word := range q.inFlight {
 		held += bits.OnesCount64(word)
@@ -42,7 +63,7 @@ func (q *Queue) Save() (index uint16, err error) {
 		}
 	}
 	if used := q.nextAvail - uint16(held); used != q.nextUsed {
-		return 0, fmt.Errorf("virtqueue: %d chains taken, %d held, %d used", q.nextAvail, held, q.nextUsed)
+		return 0, fmt.Errorf("%w: %d chains taken, %d held, %d used", ErrBusy, q.nextAvail, held, q.nextUsed)
 	}
 	return q.nextUsed, nil
 }

@@ -102,3 +102,62 @@ func TestSave(t *testing.T) {
 		})
 	}
 }
+
+// TestFreeze: a frozen queue says what Save would, its users wait, and it goes
+// on when it is thawed. One that is at work is not frozen.
+func TestFreeze(t *testing.T) {
+	q, r := newQueue(t, 8, false, false)
+	buffer := virtiotest.Buffer{Addr: dataAddr, Len: 16, Writable: true}
+	for range 3 {
+		if _, ok := r.Add(buffer); !ok {
+			t.Fatal("no free descriptor")
+		}
+	}
+	first, _, err := q.Pop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, _, err := q.Pop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.Push(second.Head, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.Freeze(); !errors.Is(err, virtqueue.ErrBusy) {
+		t.Fatalf("Freeze of a queue at work: %v", err)
+	}
+	if _, err := q.Push(first.Head, 0); err != nil {
+		t.Fatal(err)
+	}
+	index, err := q.Freeze()
+	if err != nil || index != 2 {
+		t.Fatalf("Freeze: %d, %v; want 2", index, err)
+	}
+	popped := make(chan bool)
+	go func() {
+		_, ok, err := q.Pop()
+		popped <- ok && err == nil
+	}()
+	n, err := virtqueue.New(r.Mem, r.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Resume(index)
+	if _, ok, err := n.Pop(); !ok || err != nil {
+		t.Errorf("Pop of a queue that goes on from there: %v, %v", ok, err)
+	}
+	select {
+	case <-popped:
+		t.Error("a frozen queue is used")
+	default:
+	}
+	q.Thaw()
+	if !<-popped {
+		t.Error("nothing popped after the thaw")
+	}
+	q.Stop()
+	if _, err := q.Freeze(); !errors.Is(err, virtqueue.ErrStopped) {
+		t.Errorf("Freeze of a stopped queue: %v", err)
+	}
+}

@@ -5,5 +5,10 @@ package kvm
 // filter of the VM process lets no others pass; what is used later belongs here.
 // The most frequent one comes first.
 func RunRequests() []uint32 {
-	return []uint32{reqRun, reqSetGSIRouting, reqKVMClockCtrl}
+	return []uint32{
+		reqRun, reqSetGSIRouting, reqKVMClockCtrl,
+		// What a checkpoint reads.
+		reqGetMPState, reqGetRegs, reqGetSregs, reqGetXSave, reqGetXSave2, reqGetXCRs, reqGetDebugRegs,
+		reqGetLAPIC, reqGetTSCKHz, reqGetMSRs, reqGetVCPUEvents, reqGetClock,
+	}
 }

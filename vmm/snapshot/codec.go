@@ -152,7 +152,7 @@ func decodeDevice(r *reader, s *mmio.State) {
 			Ready: r.u32() != 0, Index: r.u16(),
 		}
 	}
-	s.Device = r.blob("state of a device", maxBlob)
+	s.Device = r.blob("state of a device", maxState)
 }
 
 type writer struct{ b []byte }

@@ -19,7 +19,7 @@ import (
 
 // Version is that of the format. It changes with every change of what is
 // stored, or of what a device makes of its part.
-const Version = 1
+const Version = 2
 
 // Machine is a virtual machine.
 type Machine struct {
@@ -75,6 +75,7 @@ const (
 	maxQueues  = 64
 	maxPins    = 256
 	maxBlob    = 64 << 10
+	maxState   = 32 << 20 // of a device: all that a guest knows of a share
 	// MaxBytes bounds an encoded machine.
 	MaxBytes = 64 << 20
 
