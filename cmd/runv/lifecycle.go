@@ -215,6 +215,7 @@ func (cr *creation) launch(kvm *os.File) error {
 	cr.process, err = sandbox.Start(sandbox.Options{
 		ID:         cr.opts.id,
 		Namespaces: cr.plan.Namespaces,
+		Binds:      cr.plan.Binds,
 		Cgroup:     cgroup,
 		Stdin:      stdin, Stdout: stdout, Stderr: stderr,
 		ControlTTY: cr.terminal.Slave() != nil,

@@ -28,6 +28,8 @@ type Root struct {
 	Dir *os.File
 
 	path string // as the kernel shows it
+
+	mappings []*os.File // user namespaces, for the id-mapped binds to come
 }
 
 // Compose assembles the plan's root file system in this process's own mount
@@ -35,8 +37,14 @@ type Root struct {
 // root at which the guest finds them.
 //
 // Destinations are resolved inside the root, so that no symbolic link of the
-// root file system leads out of it.
+// root file system leads out of it. It may be called once, by a process that
+// Start started.
 func Compose(p *spec.Plan) (*Root, error) {
+	return compose(p, inheritedUserNamespaces(p.Binds))
+}
+
+func compose(p *spec.Plan, mappings []*os.File) (*Root, error) {
+	defer closeAll(mappings)
 	// Unmounts on the host reach this namespace, and nothing goes back.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", os.NewSyscallError("mount", err))
@@ -45,6 +53,7 @@ func Compose(p *spec.Plan) (*Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
 	}
+	r.mappings = mappings
 	if err := r.compose(p); err != nil {
 		r.Dir.Close()
 		return nil, err
@@ -232,6 +241,13 @@ func (r *Root) bind(b spec.Bind) (string, error) {
 			continue
 		}
 		if err := setAttr(tree, step.whole, &step.attr); err != nil {
+			return "", err
+		}
+	}
+	if b.IDMap != nil {
+		ns := r.mappings[0]
+		r.mappings = r.mappings[1:]
+		if err := setIDMap(tree, b.IDMap.Recursive, ns); err != nil {
 			return "", err
 		}
 	}

@@ -21,13 +21,17 @@ const (
 	agentFD = 4
 	kvmFD   = 5
 	logFD   = 6
+
+	// firstNamespaceFD and those after it are user namespaces, see Compose.
+	firstNamespaceFD = 7
 )
 
 // Options of a VM process.
 type Options struct {
 	ID         string
 	Namespaces []spec.Namespace
-	Cgroup     *Cgroup // nil: the caller's
+	Binds      []spec.Bind // those that are id-mapped need something made beforehand
+	Cgroup     *Cgroup     // nil: the caller's
 
 	Stdin, Stdout, Stderr *os.File
 	// ControlTTY makes stdin the controlling terminal.
@@ -97,6 +101,13 @@ func Start(o Options) (*Process, error) {
 		attr.Sys.UseCgroupFD = true
 		attr.Sys.CgroupFD = int(o.Cgroup.dir.Fd())
 	}
+	mappings, err := userNamespaces(o.Binds)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	defer closeAll(mappings)
+	attr.Files = append(attr.Files, mappings...)
 	join, err := openNamespaces(o.Namespaces, attr.Sys)
 	defer func() {
 		for _, ns := range join {
@@ -107,7 +118,7 @@ func Start(o Options) (*Process, error) {
 		conn.Close()
 		return nil, err
 	}
-	program, closeProgram := executable()
+	program, closeProgram := executable(len(attr.Files))
 	child, err := startIn(join, program, []string{"runv", "vm", o.ID}, attr)
 	// The end of a mount waits for a grace period of RCU, and nobody for it.
 	go closeProgram()
@@ -119,15 +130,15 @@ func Start(o Options) (*Process, error) {
 }
 
 // executable is the path of this program, on a read-only mount if there can be
-// one; the VM process itself finds out.
-func executable() (path string, close func()) {
+// one; the VM process itself finds out. The new process gets inherited descriptors.
+func executable(inherited int) (path string, close func()) {
 	const self = "/proc/self/exe"
 	f, err := cage.OpenExecutable()
 	if err != nil {
 		return self, func() {}
 	}
 	// Above the numbers that the new process gets.
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, logFD+1)
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, inherited)
 	if err != nil {
 		return self, func() { f.Close() }
 	}

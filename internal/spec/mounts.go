@@ -24,6 +24,8 @@ type Bind struct {
 	// tree; 0 stands for private.
 	Propagation uint64
 
+	IDMap *IDMap // nil: ids are as in the file system
+
 	// Index is the position in the configuration's mounts.
 	Index int
 }
@@ -100,6 +102,10 @@ var mountOptions = map[string]mountOption{
 	"bind":  {ignored: true},
 	"rbind": {ignored: true},
 
+	// See idMap.
+	"idmap":  {ignored: true},
+	"ridmap": {ignored: true},
+
 	// The kernel ignores these for bind mounts.
 	"defaults": {ignored: true},
 	"async":    {ignored: true},
@@ -114,8 +120,6 @@ var mountOptions = map[string]mountOption{
 // refusedOptions are options of any mount that a VM cannot honour.
 var refusedOptions = map[string]string{
 	"remount": "a new mount cannot be remounted",
-	"idmap":   "id-mapped mounts are not supported",
-	"ridmap":  "id-mapped mounts are not supported",
 }
 
 // refusedBindOptions are options that only a file system of the guest's own can
@@ -152,12 +156,10 @@ func (p *planner) mounts() {
 				p.refuse(at, "an option contains a NUL byte")
 			}
 		}
-		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-			p.refuse(at, "id-mapped mounts are not supported")
-		}
+		mapping := p.idMap(at, m)
 		switch {
 		case isBind(m):
-			p.bind(at, i, m)
+			p.bind(at, i, m, mapping)
 		case m.Type == "":
 			p.refuse(at, "has no type")
 		case !guestMountTypes[m.Type]:
@@ -179,7 +181,7 @@ func (p *planner) destination(at, destination string) {
 	}
 }
 
-func (p *planner) bind(at string, index int, m specs.Mount) {
+func (p *planner) bind(at string, index int, m specs.Mount, mapping *IDMap) {
 	if m.Source == "" {
 		p.refuse(at, "a bind mount needs a source")
 		return
@@ -188,7 +190,7 @@ func (p *planner) bind(at string, index int, m specs.Mount) {
 		p.refuse(at, "the source contains a NUL byte")
 		return
 	}
-	b := Bind{Destination: path.Clean(m.Destination), Source: m.Source, Index: index}
+	b := Bind{Destination: path.Clean(m.Destination), Source: m.Source, Index: index, IDMap: mapping}
 	if !filepath.IsAbs(b.Source) {
 		b.Source = filepath.Join(p.bundle, b.Source)
 	}
@@ -205,7 +207,7 @@ func (p *planner) bind(at string, index int, m specs.Mount) {
 			_, refused := refusedOptions[name]
 			reason, refusedHere := refusedBindOptions[name]
 			switch {
-			case refused:
+			case refused, isIDMapOption(name):
 			case refusedHere:
 				p.refuse(at, "option %q: %s", name, reason)
 			case isData(name):

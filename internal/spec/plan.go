@@ -320,7 +320,10 @@ func (p *planner) guest() *specs.Spec {
 	for i := range g.Mounts {
 		if isBind(g.Mounts[i]) {
 			g.Mounts[i].Source = ""
-			g.Mounts[i].Options = slices.DeleteFunc(slices.Clone(g.Mounts[i].Options), isData)
+			g.Mounts[i].Options = slices.DeleteFunc(slices.Clone(g.Mounts[i].Options), func(option string) bool {
+				return isData(option) || isIDMapOption(option)
+			})
+			g.Mounts[i].UIDMappings, g.Mounts[i].GIDMappings = nil, nil
 		}
 	}
 	linux := specs.Linux{}

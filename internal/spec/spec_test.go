@@ -153,8 +153,6 @@ func TestRefused(t *testing.T) {
 		{"bind of proc", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/proc/1"}), "host's /proc"},
 		{"bind of sys", mount(specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys"}), "host's /sys"},
 		{"shared", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"rshared"}}), "cannot propagate"},
-		{"idmap", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"idmap"}}), "id-mapped"},
-		{"idmappings", mount(specs.Mount{Destination: "/a", Type: "bind", Source: "/b", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}), "id-mapped"},
 
 		{"namespace twice", namespace(specs.LinuxNamespace{Type: "pid"}, specs.LinuxNamespace{Type: "pid"}), "given twice"},
 		{"namespace", namespace(specs.LinuxNamespace{Type: "x"}), "not a namespace type"},
