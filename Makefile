@@ -9,6 +9,7 @@ export PATH := $(PATH):/usr/local/go/bin
 unexport GOOS GOARCH
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 FUZZTIME ?= 1m
 
 # The tag leaves out what urfave/cli makes manual pages with: compiling its
@@ -24,10 +25,10 @@ all: bin/runv ## build bin/runv: static, with the guest's kernel and root inside
 help: ## show this
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 20
 
-# A variable's value as a file that changes only when the value does.
+# Variables' values as files that change only when the values do.
 .PHONY: FORCE
 bin/.version: FORCE
-	@mkdir -p bin; [[ $$(cat $@ 2>/dev/null) == '$(VERSION)' ]] || echo '$(VERSION)' >$@
+	@mkdir -p bin; [[ $$(cat $@ 2>/dev/null) == '$(VERSION) $(COMMIT)' ]] || echo '$(VERSION) $(COMMIT)' >$@
 bin/.kernel-src: FORCE
 	@mkdir -p bin; [[ -e $@ && $$(<$@) == '$(KERNEL_SRC)' ]] || echo '$(KERNEL_SRC)' >$@
 
@@ -47,7 +48,7 @@ bin/initrd.cpio: bin/runv-agent $(GOFILES)
 	go run ./guest-rootfs/mkinitrd -o $@ -agent bin/runv-agent
 
 bin/.runv.elf: $(GOFILES) bin/.version | bin/.deps
-	$(GOBUILD) "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/runv
+	$(GOBUILD) "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)" -o $@ ./cmd/runv
 
 # The guest's kernel and root become sections that can be mapped straight from
 # the file. objcopy aligns only sections that were there when it began.

@@ -49,6 +49,7 @@ func supported() *features.Features {
 func featureAnnotations() map[string]string {
 	m := map[string]string{
 		"run.oci.runv.version": version,
+		"run.oci.runv.commit":  commit,
 		"run.oci.runv.arch":    runtime.GOARCH,
 	}
 	for _, l := range cage.Layers() {
@@ -63,5 +64,5 @@ func featureAnnotations() map[string]string {
 
 // printVersion is what `runv --version` prints, in the form engines parse.
 func printVersion(c *cli.Context) {
-	fmt.Fprintf(c.App.Writer, "runv version %s\nspec: %s\ngo: %s\n", version, specs.Version, runtime.Version())
+	fmt.Fprintf(c.App.Writer, "runv version %s\ncommit: %s\nspec: %s\ngo: %s\n", version, commit, specs.Version, runtime.Version())
 }

@@ -16,8 +16,11 @@ import (
 	"runv.dev/runv/internal/vmprocess"
 )
 
-// version is set by the build.
-var version = "devel"
+// version and commit are set by the build.
+var (
+	version = "devel"
+	commit  = "unknown"
+)
 
 func main() {
 	if len(os.Args) > 1 {
@@ -66,7 +69,7 @@ func newApp(g *globals) *cli.App {
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}
 	return &cli.App{
 		Name:      "runv",
-		Usage:     "run OCI containers as microVMs",
+		Usage:     "Open Container Initiative runtime whose containers are microVMs",
 		UsageText: "runv [global options] command [options] [arguments]",
 		Description: "A container of runv is a small virtual machine with a Linux kernel of its own.\n" +
 			"Use it like runc: an engine calls it (podman --runtime runv …), or you do:\n\n" +
@@ -75,7 +78,7 @@ func newApp(g *globals) *cli.App {
 			"   runv spec                          # writes config.json\n" +
 			"   runv run mycontainer",
 		Version:                   version,
-		Flags:                     g.flags(),
+		Flags:                     append(g.flags(), cli.HelpFlag), // not by itself where there is a command of that name
 		Before:                    g.before,
 		Commands:                  commands(g),
 		HideHelpCommand:           true,
@@ -97,13 +100,37 @@ func commands(g *globals) []*cli.Command {
 	list := []*cli.Command{
 		runCommand(g), createCommand(g), startCommand(g), execCommand(g), stateCommand(g), killCommand(g), psCommand(g), deleteCommand(g),
 		pauseCommand(g), resumeCommand(g), updateCommand(g), eventsCommand(g),
-		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g), templateCommand(g),
+		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g), templateCommand(g), helpCommand(),
 	}
 	for _, command := range list {
 		command.OnUsageError = usageError
 		command.HideHelpCommand = true
 	}
 	return list
+}
+
+func helpCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "help",
+		Aliases:   []string{"h"},
+		Usage:     "print the list of commands, or the help of one",
+		ArgsUsage: "[COMMAND]",
+		Description: "Example:\n" +
+			"   runv help kill",
+		Action: func(c *cli.Context) error {
+			app := c.Lineage()[1]
+			switch c.NArg() {
+			case 0:
+				return cli.ShowAppHelp(app)
+			case 1:
+				if name := c.Args().First(); app.App.Command(name) == nil {
+					return fmt.Errorf("%s: no such command: `runv --help` lists them", name)
+				}
+				return cli.ShowCommandHelp(app, c.Args().First())
+			}
+			return fmt.Errorf("help takes the name of one command")
+		},
+	}
 }
 
 // usageError keeps the help text off stderr: engines show the last line.
