@@ -8,11 +8,8 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"runv.dev/runv/agent/client"
 	"runv.dev/runv/internal/template"
-	"runv.dev/runv/virtio/fs"
 	"runv.dev/runv/vmm"
 	"runv.dev/runv/vmm/snapshot"
 )
@@ -20,10 +17,6 @@ import (
 // settleTime is what a guest gets to finish what nobody waits for, after its
 // agent has said that it is ready: the kernel's own threads, closed connections.
 const settleTime = 100 * time.Millisecond
-
-// prepareTimeout bounds the boot of a template, and the rehearsal. Nobody waits
-// for it, and others may have more of the host's processors.
-const prepareTimeout = 10 * time.Minute
 
 // Prepare boots a guest of a shape in this process, has it run a container that
 // ends at once, waits until its agent has nothing left to do, and saves it: the
@@ -45,52 +38,29 @@ func prepare(ctx context.Context, log *slog.Logger, kvm *os.File, shape template
 		return nil, err
 	}
 	defer guest.Close()
-	dir, err := os.MkdirTemp("", "runv-template-")
+	s, err := openStage(log)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	if err := stage(dir); err != nil {
-		return nil, err
-	}
-	share, err := readOnlyShare(dir, log)
-	if err != nil {
-		return nil, err
-	}
-	defer share.Close()
-	p := &process{log: log, console: &ring{max: 64 << 10}, begun: time.Now()}
-	m, devices := p.newMachine(share)
+	defer s.Close()
+	m := s.machine
 	vm, err := m.boot(guest, vmm.Config{
 		KVM:         kvm,
 		MemoryBytes: shape.MemoryBytes,
 		VCPUs:       shape.VCPUs,
-		Devices:     devices,
+		Devices:     s.devices,
 		Log:         log,
-		Trace:       p.trace,
+		Trace:       m.process.trace,
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer vm.Close()
-	go m.run(vm)
-	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout,
-		fmt.Errorf("the guest was not ready within %v", prepareTimeout))
-	defer cancel()
-	stop := context.AfterFunc(m.guest, cancel)
-	defer stop()
-	if err := m.settle(ctx); err != nil {
-		return nil, p.whyNot(ctx, m, err)
-	}
-	p.trace("agent ready")
-	if err := m.waitReported(ctx); err != nil {
-		return nil, p.whyNot(ctx, m, err)
-	}
-	p.trace("free memory reported")
-	if err := vm.Pause(); err != nil {
-		return nil, p.whyNot(ctx, m, err)
+	if err := s.play(ctx, vm, m.settle); err != nil {
+		return nil, err
 	}
 	machine, err := vm.Save(memory)
-	p.trace("saved")
+	m.process.trace("saved")
 	return machine, err
 }
 
@@ -111,6 +81,7 @@ func (m *machine) settle(ctx context.Context) error {
 	if err := m.waitReady(ctx); err != nil {
 		return err
 	}
+	m.process.trace("agent ready")
 	agent, err := client.New(ctx, m.dial)
 	if err != nil {
 		return err
@@ -142,7 +113,7 @@ func (m *machine) settle(ctx context.Context) error {
 		return context.Cause(ctx)
 	case <-time.After(settleTime):
 	}
-	return nil
+	return m.waitReported(ctx)
 }
 
 // reportPause is how long there is no report when all free memory has been
@@ -168,14 +139,4 @@ func (m *machine) waitReported(ctx context.Context) error {
 		last = now
 	}
 	return nil
-}
-
-// readOnlyShare is a directory as a share.
-func readOnlyShare(dir string, log *slog.Logger) (*fs.Device, error) {
-	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	return fs.New(fs.Options{Tag: rootTag, Root: root, ReadOnly: true, Log: log})
 }

@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
-	"time"
 
 	"runv.dev/runv/agent/client"
 	"runv.dev/runv/internal/spec"
@@ -21,51 +19,36 @@ import (
 // rehearse starts a container in a clone of a template, and tells which memory
 // that took. It makes sure that the template is good, too.
 func rehearse(ctx context.Context, log *slog.Logger, kvm *os.File, machine *snapshot.Machine, memory *os.File) (snapshot.WorkingSet, error) {
-	var none snapshot.WorkingSet
-	dir, err := os.MkdirTemp("", "runv-template-")
+	var working snapshot.WorkingSet
+	s, err := openStage(log)
 	if err != nil {
-		return none, err
+		return working, err
 	}
-	defer os.RemoveAll(dir)
-	if err := stage(dir); err != nil {
-		return none, err
-	}
-	share, err := readOnlyShare(dir, log)
-	if err != nil {
-		return none, err
-	}
-	defer share.Close()
-	p := &process{log: log, console: &ring{max: 64 << 10}, begun: time.Now()}
-	m, devices := p.newMachine(share)
+	defer s.Close()
+	m := s.machine
 	m.cloned = true
 	vm, err := vmm.New(vmm.Config{
 		KVM:         kvm,
 		Snapshot:    &vmm.Snapshot{Machine: machine, Memory: memory},
 		MemoryBytes: machine.MemoryBytes,
 		VCPUs:       len(machine.VCPUs),
-		Devices:     devices,
+		Devices:     s.devices,
 		Log:         log,
-		Trace:       p.trace,
+		Trace:       m.process.trace,
 	})
 	if err != nil {
-		return none, fmt.Errorf("rehearsal: %w", err)
+		return working, fmt.Errorf("rehearsal: %w", err)
 	}
 	defer vm.Close()
-	go m.run(vm)
-	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, fmt.Errorf("rehearsal: no container within %v", prepareTimeout))
-	defer cancel()
-	stop := context.AfterFunc(m.guest, cancel)
-	defer stop()
-	agent, err := client.New(ctx, m.dial)
-	if err == nil {
-		err = errors.Join(m.perform(ctx, agent), agent.Close())
-	}
+	err = s.play(ctx, vm, func(ctx context.Context) error {
+		agent, err := client.New(ctx, m.dial)
+		if err == nil {
+			err = errors.Join(m.perform(ctx, agent), agent.Close())
+		}
+		return err
+	})
 	if err != nil {
-		return none, fmt.Errorf("rehearsal: %w", p.whyNot(ctx, m, err))
-	}
-	p.trace("rehearsed")
-	if err := vm.Pause(); err != nil {
-		return none, p.whyNot(ctx, m, err)
+		return working, fmt.Errorf("rehearsal: %w", err)
 	}
 	return vm.WorkingSet()
 }
@@ -93,16 +76,6 @@ var program = []byte{
 // rehearsalID is the id of the rehearsal's container, and the name of its
 // program.
 const rehearsalID = "rehearsal"
-
-// stage puts into a directory what the rehearsal's container needs.
-func stage(dir string) error {
-	for _, name := range []string{"proc", "dev", "sys"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(filepath.Join(dir, rehearsalID), program, 0o755)
-}
 
 // perform does what a container's start and end take.
 func (m *machine) perform(ctx context.Context, agent *client.Client) error {
