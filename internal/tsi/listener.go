@@ -71,7 +71,7 @@ func (l *listener) start() {
 func (l *listener) run() {
 	for l.wait() {
 		if l.srv.reserve(false) != 0 {
-			l.srv.log.warn("tsi: connections wait: too many sockets")
+			l.srv.log.Warn("tsi: connections wait: too many sockets")
 			time.Sleep(acceptPause)
 			continue
 		}
@@ -86,7 +86,7 @@ func (l *listener) run() {
 			l.srv.release(false)
 			return
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
-			l.srv.log.warn("tsi: accept", "err", errno)
+			l.srv.log.Warn("tsi: accept", "err", errno)
 			time.Sleep(acceptPause)
 		}
 		// Otherwise an error of the connection that would have been accepted.

@@ -174,7 +174,7 @@ func (k *socket) permits(a *address) unix.Errno {
 	errno := s.policy.permits(k.protocol, a)
 	if errno != 0 {
 		s.counters.refused.Add(1)
-		s.log.warn("tsi: refused by policy", "protocol", protocolName(k.protocol), "to", a.String())
+		s.log.Warn("tsi: refused by policy", "protocol", protocolName(k.protocol), "to", a.String())
 	}
 	return errno
 }

@@ -121,17 +121,3 @@ func TestRefused(t *testing.T) {
 		t.Errorf("the log has %s", got)
 	}
 }
-
-func TestLimitedLog(t *testing.T) {
-	var out bytes.Buffer
-	l := newLimitedLog(slog.New(slog.NewTextHandler(&out, nil)))
-	for range 100 {
-		l.warn("one")
-		l.warn("two")
-	}
-	l.last["one"].at = l.last["one"].at.Add(-logInterval)
-	l.warn("one")
-	if got := out.String(); strings.Count(got, "\n") != 3 || !strings.Contains(got, "msg=one more=99\n") {
-		t.Errorf("the log has %s", got)
-	}
-}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/logging"
 )
 
 // Port is the host port of both the STREAM and the SEQPACKET listener.
@@ -74,7 +76,7 @@ type Server struct {
 	maxDatagram  int
 	firstTimeout time.Duration
 	drainTimeout time.Duration
-	log          *limitedLog
+	log          *logging.Limited
 	counters     counters
 
 	wg sync.WaitGroup
@@ -100,7 +102,7 @@ func New(o Options) *Server {
 		maxDatagram:  cmp.Or(o.MaxDatagram, 1024),
 		firstTimeout: cmp.Or(o.FirstTimeout, 30*time.Second),
 		drainTimeout: cmp.Or(o.DrainTimeout, 2*time.Minute),
-		log:          newLimitedLog(cmp.Or(o.Log, slog.Default())),
+		log:          logging.NewLimited(cmp.Or(o.Log, slog.Default())),
 		conns:        make(map[Conn]struct{}),
 		sockets:      make(map[uint32]*socket),
 		tokens:       make(map[uint32]*announced),
@@ -124,7 +126,7 @@ func (s *Server) accept(l net.Listener, serve func(Conn)) {
 		nc, err := l.Accept()
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
-				s.log.error("tsi: accept", "err", err)
+				s.log.Error("tsi: accept", "err", err)
 			}
 			return
 		}
@@ -232,6 +234,6 @@ func (s *Server) unregister(k *socket) {
 // malformed counts a message that breaks the protocol, and ends its connection.
 func (s *Server) malformed(c Conn, m *message, err error) {
 	s.counters.malformed.Add(1)
-	s.log.warn("tsi: message refused", "op", uint16(m.op), "err", err)
+	s.log.Warn("tsi: message refused", "op", uint16(m.op), "err", err)
 	c.Abort()
 }

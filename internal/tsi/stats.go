@@ -1,12 +1,6 @@
 package tsi
 
-import (
-	"context"
-	"log/slog"
-	"sync"
-	"sync/atomic"
-	"time"
-)
+import "sync/atomic"
 
 // Stats are what the server has counted since it was made, and what is open.
 type Stats struct {
@@ -50,50 +44,4 @@ func (s *Server) Stats() Stats {
 		Refused: c.refused.Load(), Malformed: c.malformed.Load(),
 		Dropped: c.dropped.Load(), Exhausted: c.exhausted.Load(),
 	}
-}
-
-// logInterval is the time between two lines about the same thing.
-const logInterval = 10 * time.Second
-
-// limitedLog logs what a guest can cause, at a bounded rate: of each message one
-// line in a while, with the number of those left out.
-type limitedLog struct {
-	log *slog.Logger
-
-	mu   sync.Mutex
-	last map[string]*logged // by message, which is the program's own
-}
-
-type logged struct {
-	at   time.Time
-	more uint64 // since
-}
-
-func newLimitedLog(log *slog.Logger) *limitedLog {
-	return &limitedLog{log: log, last: make(map[string]*logged)}
-}
-
-func (l *limitedLog) warn(msg string, args ...any)  { l.add(slog.LevelWarn, msg, args) }
-func (l *limitedLog) error(msg string, args ...any) { l.add(slog.LevelError, msg, args) }
-
-func (l *limitedLog) add(level slog.Level, msg string, args []any) {
-	l.mu.Lock()
-	e := l.last[msg]
-	if e == nil {
-		e = &logged{}
-		l.last[msg] = e
-	}
-	now := time.Now()
-	if now.Sub(e.at) < logInterval {
-		e.more++
-		l.mu.Unlock()
-		return
-	}
-	more := e.more
-	e.at, e.more = now, 0
-	l.mu.Unlock()
-	if more > 0 {
-		args = append(args, "more", more)
-	}
-	l.log.Log(context.Background(), level, msg, args...)
 }

@@ -36,13 +36,13 @@ var allowed = []struct {
 
 	{"virtio", []string{"virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/virtqueue", []string{"internal/guestmem"}},
-	{"virtio/mmio", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
+	{"virtio/mmio", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd", "internal/logging"}},
 	{"virtio/virtiotest", []string{"virtio", "virtio/mmio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	// A device knows itself and what all devices share: no other device, no VMM.
 	{"virtio/console/...", []string{"virtio/console/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
-	{"virtio/fs/...", []string{"virtio/fs/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
+	{"virtio/fs/...", []string{"virtio/fs/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd", "internal/logging"}},
 	{"virtio/vsock/vsocktest", []string{"virtio/...", "internal/guestmem", "internal/eventfd"}},
-	{"virtio/vsock/...", []string{"virtio/vsock/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
+	{"virtio/vsock/...", []string{"virtio/vsock/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd", "internal/logging"}},
 	{"virtio/balloon", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/rng", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 

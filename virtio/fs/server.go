@@ -13,6 +13,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"runv.dev/runv/internal/logging"
 	"runv.dev/runv/virtio/fs/passthrough"
 	"runv.dev/runv/virtio/virtqueue"
 )
@@ -44,16 +45,15 @@ const (
 type server struct {
 	fs    *passthrough.FS
 	proto *fuse.ProtocolServer
-	init  fuse.InitOut // what a client with every capability gets
-	log   *slog.Logger
-	noise limiter
+	init  fuse.InitOut     // what a client with every capability gets
+	noise *logging.Limited // what a client can cause
 
 	ready  atomic.Bool // between INIT and DESTROY
 	panics atomic.Int64
 }
 
 func newServer(fsys *passthrough.FS, log *slog.Logger) (*server, error) {
-	s := &server{fs: fsys, log: log}
+	s := &server{fs: fsys, noise: logging.NewLimited(log)}
 	s.proto = fuse.NewProtocolServer(fsys, &fuse.MountOptions{
 		Name:                 "runv",
 		MaxWrite:             maxWrite,
@@ -353,18 +353,14 @@ func grow(b []byte, n int) []byte {
 
 // complain logs what a client did wrong, now and then.
 func (s *server) complain(what string, r *request) {
-	if n, ok := s.noise.allow(); ok {
-		s.log.Warn("virtio-fs: "+what, "opcode", r.head.Opcode, "length", r.head.Length,
-			"readable", r.total, "writable", r.room, "unreported", n)
-	}
+	s.noise.Warn("virtio-fs: "+what, "opcode", r.head.Opcode, "length", r.head.Length,
+		"readable", r.total, "writable", r.room)
 }
 
 // panicked keeps a mistake of ours from ending the VM.
 func (s *server) panicked(p any) fuse.Status {
 	s.panics.Add(1)
-	if n, ok := s.noise.allow(); ok {
-		s.log.Error("virtio-fs: a request failed", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "unreported", n)
-	}
+	s.noise.Error("virtio-fs: a request failed", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	return fuse.EIO
 }
 
@@ -374,8 +370,6 @@ func newNoiseLogger(s *server) *log.Logger { return log.New(noiseWriter{s}, "", 
 type noiseWriter struct{ s *server }
 
 func (w noiseWriter) Write(p []byte) (int, error) {
-	if n, ok := w.s.noise.allow(); ok {
-		w.s.log.Warn("virtio-fs: go-fuse", "message", string(p[:min(len(p), 200)]), "unreported", n)
-	}
+	w.s.noise.Warn("virtio-fs: go-fuse", "message", string(p[:min(len(p), 200)]))
 	return len(p), nil
 }

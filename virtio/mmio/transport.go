@@ -19,6 +19,7 @@ import (
 
 	"runv.dev/runv/internal/eventfd"
 	"runv.dev/runv/internal/guestmem"
+	"runv.dev/runv/internal/logging"
 	"runv.dev/runv/virtio"
 	"runv.dev/runv/virtio/virtqueue"
 )
@@ -28,7 +29,7 @@ type Transport struct {
 	dev       virtio.Device
 	mem       *guestmem.Memory
 	irq       *eventfd.EventFD
-	log       *limiter
+	log       *logging.Limited
 	offered   uint64 // features
 	notifiers []*eventfd.EventFD
 
@@ -69,7 +70,7 @@ func New(dev virtio.Device, mem *guestmem.Memory, irq *eventfd.EventFD, log *slo
 		dev:     dev,
 		mem:     mem,
 		irq:     irq,
-		log:     newLimiter(log.With("device", dev.DeviceID())),
+		log:     logging.NewLimited(log.With("device", dev.DeviceID())),
 		offered: dev.Features() | FeatureVersion1 | FeatureEventIdx | FeatureIndirectDesc,
 	}
 	for i, size := range dev.QueueSizes() {
@@ -370,12 +371,12 @@ func setHigh(p *uint64, v uint32) { *p = *p&0xffffffff | uint64(v)<<32 }
 // fault counts and logs a broken rule that had no consequence.
 func (t *Transport) fault(msg string, args ...any) {
 	t.faults.Add(1)
-	t.log.warn(msg, args...)
+	t.log.Warn(msg, args...)
 }
 
 func (t *Transport) signal(e *eventfd.EventFD) {
 	// The error of a closed eventfd comes with the end of the VM.
 	if err := e.Signal(); err != nil && !errors.Is(err, os.ErrClosed) {
-		t.log.warn("eventfd", "err", err)
+		t.log.Warn("eventfd", "err", err)
 	}
 }

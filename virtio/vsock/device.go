@@ -23,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"runv.dev/runv/internal/logging"
 	"runv.dev/runv/virtio"
 )
 
@@ -103,7 +104,7 @@ type Device struct {
 	guestCID atomic.Uint64
 	ring     ring
 	events   events
-	rejects  rejects
+	rejects  *logging.Limited
 	slices   [maxSlices][]byte // for the transmit loop
 
 	life   sync.Mutex // serializes Activate and Reset
@@ -143,7 +144,7 @@ func New(o Options) *Device {
 	d.guestCID.Store(o.CID)
 	d.ring.dev = d
 	d.ring.drained.L = &d.ring.mu
-	d.rejects.log = d.log
+	d.rejects = logging.NewLimited(d.log)
 	return d
 }
 

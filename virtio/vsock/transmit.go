@@ -3,10 +3,8 @@ package vsock
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"syscall"
-	"time"
 
 	"runv.dev/runv/virtio/virtqueue"
 )
@@ -85,12 +83,12 @@ func (d *Device) packet(chain *virtqueue.Chain) *Conn {
 	n, _ := r.Read(b[:])
 	h, err := ParseHeader(b[:n])
 	if err != nil {
-		d.rejects.add("short packet", &h)
+		d.reject("short packet", &h)
 		return nil
 	}
 	v := h.check(d.guestCID.Load(), d.seqpacket, r.Len())
 	if v == verdictDrop {
-		d.rejects.add("packet dropped", &h)
+		d.reject("packet dropped", &h)
 		return nil
 	}
 	key := connKey{host: h.DstPort, guest: h.SrcPort}
@@ -101,7 +99,7 @@ func (d *Device) packet(chain *virtqueue.Chain) *Conn {
 		d.mu.Unlock()
 	}
 	if v == verdictReset {
-		d.rejects.add("packet refused", &h)
+		d.reject("packet refused", &h)
 		if c != nil && c.typ == h.Type {
 			c.reset(syscall.ECONNRESET)
 		} else {
@@ -214,20 +212,8 @@ func (c *Conn) peerShutdown(flags uint32) outcome {
 	return outcome{}
 }
 
-// rejects logs bad packets at a bounded rate. Only the transmit loop uses it.
-type rejects struct {
-	log   *slog.Logger
-	last  time.Time
-	count uint64 // since last
-}
-
-func (r *rejects) add(msg string, h *Header) {
-	r.count++
-	now := time.Now()
-	if now.Sub(r.last) < 10*time.Second {
-		return
-	}
-	r.log.Warn("vsock: "+msg, "count", r.count, "src", Addr{h.SrcCID, h.SrcPort}, "dst", Addr{h.DstCID, h.DstPort},
+// reject logs a bad packet.
+func (d *Device) reject(what string, h *Header) {
+	d.rejects.Warn("vsock: "+what, "src", Addr{h.SrcCID, h.SrcPort}, "dst", Addr{h.DstCID, h.DstPort},
 		"type", uint16(h.Type), "op", h.Op.String(), "len", h.Len)
-	r.last, r.count = now, 0
 }
