@@ -14,6 +14,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/tests/bundle"
 )
 
 // TestKVM has a host whose /dev/kvm is not there, not allowed, or not KVM.
@@ -24,12 +26,12 @@ func TestKVM(t *testing.T) {
 		"unable":    `mount --bind /dev/null /dev/kvm`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSetup(t, "exit 0")
-			r := s.start(t, nil, "unshare", "-m", "sh", "-c", script+` && exec "$@"`, "sh")
-			if status := r.end(t, s); status == 0 {
+			s := newBundle(t, "exit 0")
+			r := s.Run(t, nil, "unshare", "-m", "sh", "-c", script+` && exec "$@"`, "sh")
+			if status := r.End(t); status == 0 {
 				t.Error("status 0")
 			}
-			r.oneLine(t, "/dev/kvm")
+			oneLine(t, r, "/dev/kvm")
 		})
 	}
 }
@@ -38,32 +40,33 @@ func TestKVM(t *testing.T) {
 // finds its state directory full is none.
 func TestNoSpace(t *testing.T) {
 	t.Run("share", func(t *testing.T) {
-		s := newSetup(t, `cd /tmp
+		s := newBundle(t, `cd /tmp
 			busybox dd if=/dev/zero of=big bs=64k 2>&1 | busybox grep -o 'No space left on device'
 			busybox mkdir d && echo made
 			busybox rm big && echo x >small && busybox cat small`)
 		dir := tmpfs(t, "size=6m")
-		s.fill(t, dir)
-		s.spec.Root.Path = dir
-		r := s.start(t, nil)
-		status := r.end(t, s)
-		if got, want := r.stdout.String(), "No space left on device\nmade\nx\n"; status != 0 || got != want {
-			t.Errorf("status %d, stdout %q, stderr %q; want %q", status, got, r.stderr.String(), want)
+		bundle.MakeRoot(t, dir)
+		addBusybox(t, dir)
+		s.Spec.Root.Path = dir
+		r := s.Run(t, nil)
+		status := r.End(t)
+		if got, want := r.Stdout.String(), "No space left on device\nmade\nx\n"; status != 0 || got != want {
+			t.Errorf("status %d, stdout %q, stderr %q; want %q", status, got, r.Stderr.String(), want)
 		}
 	})
 	for _, size := range []string{"size=4k", "nr_inodes=3"} {
 		t.Run("state "+size, func(t *testing.T) {
-			s := newSetup(t, "exit 0")
+			s := newBundle(t, "exit 0")
 			dir := tmpfs(t, size)
-			s.root = filepath.Join(dir, "state")
+			s.Root = filepath.Join(dir, "state")
 			if size == "size=4k" {
 				_ = os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 4096), 0o600)
 			}
-			r := s.start(t, nil)
-			if status := r.end(t, s); status == 0 {
+			r := s.Run(t, nil)
+			if status := r.End(t); status == 0 {
 				t.Error("status 0")
 			}
-			r.oneLine(t, "no space left on device")
+			oneLine(t, r, "no space left on device")
 		})
 	}
 }
@@ -74,18 +77,18 @@ func TestDescriptors(t *testing.T) {
 	ran := false
 	for _, n := range []int{12, 40, 120} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			s := newSetup(t, "echo it runs")
-			r := s.start(t, nil, "sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, n), "sh")
-			status := r.end(t, s)
-			t.Logf("status %d: %s%.300s", status, r.stdout.String(), r.stderr.String())
+			s := newBundle(t, "echo it runs")
+			r := s.Run(t, nil, "sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, n), "sh")
+			status := r.End(t)
+			t.Logf("status %d: %s%.300s", status, r.Stdout.String(), r.Stderr.String())
 			if status == 0 {
 				ran = true
-				if r.stdout.String() != "it runs\n" {
-					t.Errorf("stdout %q", r.stdout.String())
+				if r.Stdout.String() != "it runs\n" {
+					t.Errorf("stdout %q", r.Stdout.String())
 				}
 				return
 			}
-			r.oneLine(t, "")
+			oneLine(t, r, "")
 		})
 	}
 	if !ran {
@@ -97,48 +100,48 @@ func TestDescriptors(t *testing.T) {
 func TestOutput(t *testing.T) {
 	const writer = `i=0; while [ $i -lt 3000 ]; do echo "line $i of a text that is long enough to fill a pipe before it ends" || exit 9; i=$((i+1)); done; exit 3`
 	t.Run("full", func(t *testing.T) {
-		s := newSetup(t, writer)
+		s := newBundle(t, writer)
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		must(t, err)
 		defer full.Close()
-		r := s.start(t, full)
-		if status := r.end(t, s); status == 0 {
+		r := s.Run(t, full)
+		if status := r.End(t); status == 0 {
 			t.Errorf("status %d", status)
 		}
 	})
 	t.Run("closed", func(t *testing.T) {
-		s := newSetup(t, writer)
-		r := s.start(t, nil, "sh", "-c", `exec "$@" >&-`, "sh")
-		if status := r.end(t, s); status != 3 && status != 9 && status != 141 {
-			t.Errorf("status %d, stderr %q", status, r.stderr.String())
+		s := newBundle(t, writer)
+		r := s.Run(t, nil, "sh", "-c", `exec "$@" >&-`, "sh")
+		if status := r.End(t); status != 3 && status != 9 && status != 141 {
+			t.Errorf("status %d, stderr %q", status, r.Stderr.String())
 		}
 	})
 	t.Run("reader gone", func(t *testing.T) {
-		s := newSetup(t, writer)
+		s := newBundle(t, writer)
 		in, out, err := os.Pipe()
 		must(t, err)
-		r := s.start(t, out)
+		r := s.Run(t, out)
 		out.Close()
 		_, err = io.ReadFull(in, make([]byte, 100))
 		must(t, err)
 		in.Close()
-		if status := r.end(t, s); status != 9 && status != 141 {
-			t.Errorf("status %d, stderr %q", status, r.stderr.String())
+		if status := r.End(t); status != 9 && status != 141 {
+			t.Errorf("status %d, stderr %q", status, r.Stderr.String())
 		}
 	})
 	t.Run("not read for a while", func(t *testing.T) {
-		s := newSetup(t, writer)
+		s := newBundle(t, writer)
 		in, out, err := os.Pipe()
 		must(t, err)
 		defer in.Close()
-		r := s.start(t, out)
+		r := s.Run(t, out)
 		out.Close()
 		br := bufio.NewReaderSize(in, 16)
 		_, err = br.ReadString('\n')
 		must(t, err)
 		time.Sleep(3 * time.Second)
 		select {
-		case <-r.done:
+		case <-r.Done:
 			t.Error("it ended although nobody had read its output")
 		default:
 		}
@@ -147,18 +150,18 @@ func TestOutput(t *testing.T) {
 		if n := strings.Count(string(text), "\n"); n != 2999 {
 			t.Errorf("%d lines; want the other 2999", n)
 		}
-		if status := r.end(t, s); status != 3 {
+		if status := r.End(t); status != 3 {
 			t.Errorf("status %d", status)
 		}
 	})
 }
 
 // vmPID is the pid of a container that runs.
-func (s *setup) vmPID(t *testing.T, r *running) int {
+func vmPID(t *testing.T, s *bundle.Bundle, r *bundle.Run) int {
 	t.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(bundle.Limit)
 	for time.Now().Before(deadline) {
-		out, err := s.command("state", s.id).Output()
+		out, err := s.Command("state", s.ID).Output()
 		if i := strings.Index(string(out), `"pid":`); err == nil && i >= 0 && strings.Contains(string(out), `"running"`) {
 			var pid int
 			if _, err := fmt.Sscanf(strings.TrimSpace(string(out)[i+len(`"pid":`):]), "%d", &pid); err == nil && pid > 0 {
@@ -166,8 +169,8 @@ func (s *setup) vmPID(t *testing.T, r *running) int {
 			}
 		}
 		select {
-		case <-r.done:
-			t.Fatalf("it ended: %s", r.stderr.String())
+		case <-r.Done:
+			t.Fatalf("it ended: %s", r.Stderr.String())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -196,7 +199,7 @@ func next(t *testing.T, c <-chan string) string {
 			t.Fatal("the output ended")
 		}
 		return line
-	case <-time.After(limit):
+	case <-time.After(bundle.Limit):
 		t.Fatal("no output")
 	}
 	return ""
@@ -206,15 +209,15 @@ func next(t *testing.T, c <-chan string) string {
 // is stopped can be killed.
 func TestStopped(t *testing.T) {
 	const ticker = `i=0; while :; do echo tick $i; i=$((i+1)); busybox sleep 0.2; done`
-	s := newSetup(t, ticker)
+	s := newBundle(t, ticker)
 	in, out, err := os.Pipe()
 	must(t, err)
 	defer in.Close()
-	r := s.start(t, out)
+	r := s.Run(t, out)
 	out.Close()
 	text := lines(in)
 	next(t, text)
-	pid := s.vmPID(t, r)
+	pid := vmPID(t, s, r)
 	must(t, unix.Kill(pid, unix.SIGSTOP))
 	time.Sleep(time.Second)
 	for len(text) > 0 {
@@ -229,10 +232,10 @@ func TestStopped(t *testing.T) {
 		next(t, text)
 	}
 	must(t, unix.Kill(pid, unix.SIGSTOP))
-	if out, err := s.command("kill", s.id, "KILL").CombinedOutput(); err != nil {
+	if out, err := s.Command("kill", s.ID, "KILL").CombinedOutput(); err != nil {
 		t.Errorf("kill of a stopped VM process: %v: %s", err, out)
 	}
-	if status := r.end(t, s); status != 137 {
+	if status := r.End(t); status != 137 {
 		t.Errorf("status %d", status)
 	}
 }
@@ -240,11 +243,11 @@ func TestStopped(t *testing.T) {
 // TestClock steps the host's clock by a day and back: the guest's timers run on.
 // Only a machine that ends with its tests is treated so.
 func TestClock(t *testing.T) {
-	s := newSetup(t, `i=0; while [ $i -lt 30 ]; do echo tick $i; i=$((i+1)); busybox sleep 0.2; done; exit 5`)
+	s := newBundle(t, `i=0; while [ $i -lt 30 ]; do echo tick $i; i=$((i+1)); busybox sleep 0.2; done; exit 5`)
 	in, out, err := os.Pipe()
 	must(t, err)
 	defer in.Close()
-	r := s.start(t, out)
+	r := s.Run(t, out)
 	out.Close()
 	text := lines(in)
 	next(t, text)
@@ -262,8 +265,8 @@ func TestClock(t *testing.T) {
 	next(t, text)
 	next(t, text)
 	step(24 * time.Hour)
-	if status := r.end(t, s); status != 5 {
-		t.Errorf("status %d, stderr %q", status, r.stderr.String())
+	if status := r.End(t); status != 5 {
+		t.Errorf("status %d, stderr %q", status, r.Stderr.String())
 	}
 }
 
@@ -273,17 +276,17 @@ func TestFailingFiles(t *testing.T) {
 	dir := t.TempDir()
 	stop := failingFiles(t, dir)
 	defer stop()
-	s := newSetup(t, `cd /faults
+	s := newBundle(t, `cd /faults
 		busybox cat read 2>&1 | busybox grep -o 'Input/output error'
 		echo x 2>&1 >quota | busybox grep -o 'Disk quota exceeded'
 		busybox dd if=/dev/zero of=write bs=4k count=1 2>&1 | busybox grep -o 'Input/output error'
 		busybox dd if=/dev/zero of=sync bs=4k count=1 conv=fsync 2>&1 | busybox grep -o 'Input/output error'
 		echo still here`)
-	s.spec.Mounts = append(s.spec.Mounts, specs.Mount{Destination: "/faults", Type: "bind", Source: dir, Options: []string{"rbind", "rw"}})
-	r := s.start(t, nil)
-	status := r.end(t, s)
+	s.Spec.Mounts = append(s.Spec.Mounts, specs.Mount{Destination: "/faults", Type: "bind", Source: dir, Options: []string{"rbind", "rw"}})
+	r := s.Run(t, nil)
+	status := r.End(t)
 	want := "Input/output error\nDisk quota exceeded\nInput/output error\nInput/output error\nstill here\n"
-	if got := r.stdout.String(); status != 0 || got != want {
-		t.Errorf("status %d, stdout %q, stderr %q; want %q", status, got, r.stderr.String(), want)
+	if got := r.Stdout.String(); status != 0 || got != want {
+		t.Errorf("status %d, stdout %q, stderr %q; want %q", status, got, r.Stderr.String(), want)
 	}
 }

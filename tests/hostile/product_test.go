@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,100 +17,31 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"runv.dev/runv/internal/spec"
+	"runv.dev/runv/tests/bundle"
 )
 
-// productLimit only ends a hang; the runtime's own time limits are shorter.
-const productLimit = 4 * time.Minute
+// product is the real runtime, with an empty program as the container's.
+type product struct{ *bundle.Bundle }
 
-// product is a runv with a state directory of its own and a bundle.
-type product struct {
-	runv, root, bundle, id string
-	flags                  []string
-}
-
-func newProduct(t *testing.T, flags ...string) *product {
+func newProduct(t *testing.T, flags ...string) product {
 	t.Helper()
-	if os.Getenv("RUNV_IN_TEST_HOST") == "" {
-		t.Fatal("not on the test host: `make integration` runs this there")
-	}
-	bin := os.Getenv("RUNV_TEST_BIN")
-	if bin == "" {
-		bin = "../../bin"
-	}
-	bin, err := filepath.Abs(filepath.Join(bin, "runv"))
-	must(t, err)
-	dir := t.TempDir()
-	p := &product{runv: bin, root: filepath.Join(dir, "state"), bundle: dir, id: "hostile-" + strconv.Itoa(os.Getpid()), flags: flags}
-	for _, name := range []string{"rootfs/bin", "rootfs/dev", "rootfs/proc", "rootfs/sys"} {
-		must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
-	}
-	must(t, os.WriteFile(filepath.Join(dir, "rootfs/bin/true"), nil, 0o755))
-	s := spec.Example()
-	s.Process.Args = []string{"/bin/true"}
-	s.Process.Terminal = false
-	s.Annotations = map[string]string{spec.AnnotationMemory: "256MiB", spec.AnnotationVCPUs: "1"}
-	p.write(t, s)
+	p := product{bundle.New(t, "/bin/true")}
+	p.Flags = flags
+	must(t, os.WriteFile(filepath.Join(p.Rootfs(), "bin/true"), nil, 0o755))
 	return p
 }
 
-func (p *product) write(t *testing.T, s *specs.Spec) {
+// end waits for the end and checks what every end has to be like: one bounded
+// printable line of error, and nothing left behind.
+func end(t *testing.T, r *bundle.Run) (status int) {
 	t.Helper()
-	data, err := json.Marshal(s)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(p.bundle, spec.ConfigName), data, 0o644))
-}
-
-func (p *product) command(args ...string) *exec.Cmd {
-	return exec.Command(p.runv, append(append([]string{"--root", p.root}, p.flags...), args...)...)
-}
-
-// running is a `runv run` under way.
-type running struct {
-	cmd            *exec.Cmd
-	stdout, stderr bytes.Buffer
-	done           chan error
-	begun          time.Time
-}
-
-func (p *product) run(t *testing.T, stdout *os.File) *running {
-	t.Helper()
-	r := &running{cmd: p.command("run", "--bundle", p.bundle, p.id), done: make(chan error, 1), begun: time.Now()}
-	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
-	if stdout != nil {
-		r.cmd.Stdout = stdout
-	}
-	must(t, r.cmd.Start())
-	go func() { r.done <- r.cmd.Wait() }()
-	t.Cleanup(func() { r.cmd.Process.Kill() })
-	return r
-}
-
-// end waits for the end and checks what every end has to be like: in time, one
-// bounded printable line of error, and nothing left behind.
-func (r *running) end(t *testing.T, p *product) (status int) {
-	t.Helper()
-	select {
-	case err := <-r.done:
-		var exit *exec.ExitError
-		if err != nil && !errors.As(err, &exit) {
-			t.Fatal(err)
-		}
-	case <-time.After(productLimit):
-		t.Fatalf("runv run does not end; stderr %.500q", r.stderr.String())
-	}
-	text := strings.TrimSuffix(r.stderr.String(), "\n")
+	status = r.End(t)
+	text := strings.TrimSuffix(r.Stderr.String(), "\n")
 	if len(text) > 10<<10 || strings.ContainsAny(text, "\n\x00\x1b\r") {
 		t.Errorf("%d bytes of errors, or not one printable line: %.500q", len(text), text)
 	}
-	t.Logf("status %d after %.1f s: %.300s", r.cmd.ProcessState.ExitCode(), time.Since(r.begun).Seconds(), text)
-	if states, err := os.ReadDir(p.root); err != nil && !errors.Is(err, fs.ErrNotExist) || len(states) > 0 {
-		t.Errorf("left in the state directory: %v, %v", states, err)
-	}
-	if _, err := os.Stat("/sys/fs/cgroup/runv-" + p.id); err == nil {
-		t.Error("the cgroup is left")
-	}
-	return r.cmd.ProcessState.ExitCode()
+	t.Logf("status %d after %.1f s: %.300s", status, time.Since(r.Begun).Seconds(), text)
+	return status
 }
 
 // agentInitrd is a guest's root with this program as its first process.
@@ -184,38 +113,38 @@ func TestAgent(t *testing.T) {
 			_, w, err := os.Pipe()
 			must(t, err)
 			defer w.Close()
-			r := p.run(t, w)
+			r := p.Run(t, w)
 			switch tc.end {
 			case terminate:
 				p.settle(t, r, false)
 				// A slow host may have run into the runtime's own limit.
-				if err := r.cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				if err := r.Cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 					t.Fatal(err)
 				}
 				// A container that was created gets the signal, and this one
 				// does nothing with it.
 				select {
-				case err := <-r.done:
-					r.done <- err
+				case err := <-r.Done:
+					r.Done <- err
 				case <-time.After(20 * time.Second):
-					_ = p.command("kill", p.id, "KILL").Run() // it may have ended now
+					_ = p.Command("kill", p.ID, "KILL").Run() // it may have ended now
 				}
 			case kill:
 				p.settle(t, r, true)
-				if len(r.done) > 0 { // the runtime has noticed by itself
+				if len(r.Done) > 0 { // the runtime has noticed by itself
 					break
 				}
 				p.checkMemory(t)
-				if out, err := p.command("kill", p.id, "KILL").CombinedOutput(); err != nil {
+				if out, err := p.Command("kill", p.ID, "KILL").CombinedOutput(); err != nil {
 					t.Errorf("kill: %v: %s", err, out)
 				}
 			}
-			status := r.end(t, p)
+			status := end(t, r)
 			if tc.status >= 0 && status != tc.status || status == 0 {
 				t.Errorf("status %d; want %d", status, tc.status)
 			}
-			if !strings.Contains(r.stderr.String(), tc.stderr) {
-				t.Errorf("stderr %.500q; want %q", r.stderr.String(), tc.stderr)
+			if !strings.Contains(r.Stderr.String(), tc.stderr) {
+				t.Errorf("stderr %.500q; want %q", r.Stderr.String(), tc.stderr)
 			}
 		})
 	}
@@ -223,21 +152,21 @@ func TestAgent(t *testing.T) {
 
 // settle waits until the container is as far as this agent lets it come: until
 // it runs, or nothing changes for a while.
-func (p *product) settle(t *testing.T, r *running, runs bool) {
+func (p product) settle(t *testing.T, r *bundle.Run, runs bool) {
 	t.Helper()
 	last := specs.ContainerState("")
-	deadline := time.Now().Add(productLimit)
+	deadline := time.Now().Add(bundle.Limit)
 	for same := 0; (same < 12 || runs) && time.Now().Before(deadline); same++ {
 		var s specs.State
-		if out, err := p.command("state", p.id).Output(); err == nil && json.Unmarshal(out, &s) == nil && s.Status != last {
+		if out, err := p.Command("state", p.ID).Output(); err == nil && json.Unmarshal(out, &s) == nil && s.Status != last {
 			last, same = s.Status, 0
 		}
 		if last == specs.StateRunning && same > 3 {
 			return
 		}
 		select {
-		case err := <-r.done:
-			r.done <- err
+		case err := <-r.Done:
+			r.Done <- err
 			return
 		case <-time.After(250 * time.Millisecond):
 		}
@@ -245,9 +174,9 @@ func (p *product) settle(t *testing.T, r *running, runs bool) {
 }
 
 // checkMemory: what a guest sends and nobody reads is not hoarded.
-func (p *product) checkMemory(t *testing.T) {
+func (p product) checkMemory(t *testing.T) {
 	t.Helper()
-	out, err := p.command("state", p.id).Output()
+	out, err := p.Command("state", p.ID).Output()
 	must(t, err)
 	var s specs.State
 	must(t, json.Unmarshal(out, &s))
@@ -274,12 +203,12 @@ func TestKernel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProduct(t, "--kernel", tc.kernel)
-			r := p.run(t, nil)
-			if status := r.end(t, p); status == 0 {
+			r := p.Run(t, nil)
+			if status := end(t, r); status == 0 {
 				t.Error("status 0")
 			}
-			if !strings.Contains(r.stderr.String(), tc.stderr) {
-				t.Errorf("stderr %.500q; want %q", r.stderr.String(), tc.stderr)
+			if !strings.Contains(r.Stderr.String(), tc.stderr) {
+				t.Errorf("stderr %.500q; want %q", r.Stderr.String(), tc.stderr)
 			}
 		})
 	}
@@ -295,22 +224,17 @@ func TestMountTargets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProduct(t, "--initrd", agentInitrd(t, "exit-two-answers"))
-			must(t, os.Symlink(target, filepath.Join(p.bundle, "rootfs/link")))
-			must(t, os.Symlink(outside, filepath.Join(p.bundle, "rootfs/link2")))
+			must(t, os.Symlink(target, filepath.Join(p.Dir, "rootfs/link")))
+			must(t, os.Symlink(outside, filepath.Join(p.Dir, "rootfs/link2")))
 			source := t.TempDir()
 			must(t, os.WriteFile(filepath.Join(source, "mark"), nil, 0o644))
-			s := spec.Example()
-			s.Process.Args = []string{"/bin/true"}
-			s.Process.Terminal = false
-			s.Root.Readonly = false
-			s.Annotations = map[string]string{spec.AnnotationMemory: "256MiB", spec.AnnotationVCPUs: "1"}
+			p.Spec.Root.Readonly = false
 			for _, destination := range []string{"/link", "/link/new", "/link/file"} {
-				s.Mounts = append(s.Mounts, specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "ro"}})
+				p.Spec.Mounts = append(p.Spec.Mounts, specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "ro"}})
 			}
-			p.write(t, s)
 			before := checksum(t, outside, "")
-			r := p.run(t, nil)
-			r.end(t, p)
+			r := p.Run(t, nil)
+			end(t, r)
 			if diff := difference(before, checksum(t, outside, "")); len(diff) > 0 {
 				t.Errorf("outside: %v", diff)
 			}

@@ -55,6 +55,7 @@ var allowed = []struct {
 	{"guest-rootfs/...", []string{"guest-rootfs/...", "agent/guest"}},
 	{"tests/cage", []string{"internal/cage"}},
 	{"tests/chaos", []string{"internal/spec"}},
+	{"tests/bundle", []string{"internal/spec"}},
 	{"tests/...", []string{"tests/..."}},
 	{"kernel", nil},
 }
