@@ -18,7 +18,10 @@ func withUserNamespace(s *specs.Spec) {
 	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	s.Linux.GIDMappings = s.Linux.UIDMappings
 	// More than a root of a user namespace may take by itself.
-	s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_MEMLOCK", Soft: 1 << 32, Hard: 1 << 32})
+	s.Process.Rlimits = []specs.POSIXRlimit{
+		{Type: "RLIMIT_MEMLOCK", Soft: 1 << 32, Hard: 1 << 32},
+		{Type: "RLIMIT_NOFILE", Soft: 1 << 20, Hard: 1 << 20},
+	}
 	s.Process.OOMScoreAdj = new(int)
 }
 
@@ -28,7 +31,7 @@ func TestUserNamespace(t *testing.T) {
 	noLeaks(t)
 	volume := t.TempDir()
 	must(t, os.Chown(volume, 100000, 100000))
-	dir := bundle(t, []string{"sh", "-c", "id -u; echo $(cat /proc/self/uid_map); touch /root-made /volume/made && echo ready; while :; do sleep 0.1; done"},
+	dir := bundle(t, []string{"sh", "-c", "id -u; echo $(cat /proc/self/uid_map); ulimit -Hn; touch /root-made /volume/made && echo ready; while :; do sleep 0.1; done"},
 		withUserNamespace, func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/volume", Source: volume, Type: "bind", Options: []string{"rbind", "nosuid"}})
 		})
@@ -43,6 +46,7 @@ func TestUserNamespace(t *testing.T) {
 	container := inBackground(t, "run", "-b", dir, id)
 	container.out.wait(t, "0")
 	container.out.wait(t, "0 100000 65536")
+	container.out.wait(t, "1048576")
 	container.out.wait(t, "ready")
 	runv(t, nil, "exec", "--user", "7:8", id, "sh", "-c", "id -u; id -g; touch /volume/x 2>/dev/null || echo denied").expect(t, "7\n8\ndenied\n", "", 0)
 	runv(t, nil, "exec", id, "sh", "-c", "echo $(cat /proc/self/uid_map); touch /volume/exec").expect(t, "0 100000 65536\n", "", 0)

@@ -3,6 +3,7 @@ package initproc
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,7 +43,10 @@ func setRlimits(limits []specs.POSIXRlimit) error {
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &nofile); err != nil {
 		return fmt.Errorf("read RLIMIT_NOFILE: %w", err)
 	}
-	nofile.Max = min(nofile.Max, defaultNofileHard)
+	// What is lowered here, a process in a user namespace cannot raise again.
+	if !slices.ContainsFunc(limits, func(limit specs.POSIXRlimit) bool { return limit.Type == "RLIMIT_NOFILE" }) {
+		nofile.Max = min(nofile.Max, defaultNofileHard)
+	}
 	nofile.Cur = min(nofile.Max, defaultNofileSoft)
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &nofile, nil); err != nil {
 		return fmt.Errorf("set RLIMIT_NOFILE: %w", err)
