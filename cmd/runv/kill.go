@@ -19,7 +19,8 @@ func killCommand(g *globals) *cli.Command {
 		Usage:     "send a signal to the process of a container",
 		ArgsUsage: "ID [SIGNAL]",
 		Description: "SIGNAL is a name, with or without SIG, or a number; TERM if left out.\n" +
-			"The signal reaches the process in the guest. KILL ends the VM at once.\n\n" +
+			"The signal reaches the process in the guest. KILL ends the VM at once.\n" +
+			"0 is no signal: it tells whether there is a process.\n\n" +
 			"Example:\n" +
 			"   runv kill web1 HUP",
 		Flags: []cli.Flag{
@@ -42,11 +43,11 @@ func killCommand(g *globals) *cli.Command {
 	}
 }
 
-// parseSignal reads the number or the name of a signal.
+// parseSignal reads the number or the name of a signal. 0 is kill(2)'s, too.
 func parseSignal(s string) (unix.Signal, error) {
 	const realtimeMin, realtimeMax = 34, 64
 	if n, err := strconv.Atoi(s); err == nil {
-		if n < 1 || n > realtimeMax {
+		if n < 0 || n > realtimeMax {
 			return 0, fmt.Errorf("no signal has the number %d", n)
 		}
 		return unix.Signal(n), nil
@@ -81,12 +82,25 @@ func (g *globals) kill(id string, sig unix.Signal, all bool) error {
 		return err
 	}
 	err = checkActive(s)
-	// What is frozen can still be killed.
-	if sig == unix.SIGKILL && (err == nil || errors.Is(err, errPaused)) {
+	if errors.Is(err, errPaused) {
+		switch sig {
+		case 0:
+			return nil
+		case unix.SIGKILL: // what is frozen can still be killed
+			err = nil
+		}
+	}
+	if sig == unix.SIGKILL && err == nil {
 		return s.Process.Kill(killTimeout)
+	}
+	if all && errors.Is(err, errNotRunning) {
+		return nil // it has reached all there are
 	}
 	if err != nil {
 		return fmt.Errorf("cannot signal %s: %w", id, err)
+	}
+	if sig == 0 {
+		return nil
 	}
 	err = g.ask(id, s, func(ctx context.Context, agent *client.Client) error {
 		if all {
@@ -94,7 +108,7 @@ func (g *globals) kill(id string, sig unix.Signal, all bool) error {
 		}
 		return agent.Signal(ctx, id, "", sig)
 	})
-	if err != nil {
+	if err != nil && !(all && errors.Is(err, errNotRunning)) {
 		return fmt.Errorf("cannot signal %s: %w", id, err)
 	}
 	return nil

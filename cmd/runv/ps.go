@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -58,7 +59,8 @@ func (g *globals) ps(w io.Writer, id string, asJSON bool) error {
 			return err
 		})
 	}
-	if err != nil {
+	// A container that has stopped has no processes, which is an answer.
+	if err != nil && !errors.Is(err, errNotRunning) {
 		return fmt.Errorf("cannot list the processes of %s: %w", id, err)
 	}
 	if asJSON {

@@ -19,14 +19,14 @@ import (
 
 func TestParseSignal(t *testing.T) {
 	for in, want := range map[string]unix.Signal{
-		"TERM": 15, "SIGTERM": 15, "sigterm": 15, "9": 9, "KILL": 9, "64": 64,
+		"TERM": 15, "SIGTERM": 15, "sigterm": 15, "9": 9, "0": 0, "KILL": 9, "64": 64,
 		"RTMIN": 34, "SIGRTMIN+3": 37, "RTMAX": 64, "RTMAX-1": 63,
 	} {
 		if got, err := parseSignal(in); got != want || err != nil {
 			t.Errorf("parseSignal(%q) = %d, %v; want %d", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "0", "65", "-1", "SIG", "NOPE", "RTMIN-1", "RTMAX+1", "RTMIN3", "9x"} {
+	for _, in := range []string{"", "65", "-1", "SIG", "NOPE", "RTMIN-1", "RTMAX+1", "RTMIN3", "9x"} {
 		if got, err := parseSignal(in); err == nil {
 			t.Errorf("parseSignal(%q) = %d; want an error", in, got)
 		}

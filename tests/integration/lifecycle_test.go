@@ -79,6 +79,7 @@ func TestLifecycle(t *testing.T) {
 	if r := runv(t, nil, "ps", id, "-aux"); r.status == 0 || !strings.Contains(r.stderr, "-aux") {
 		t.Errorf("ps with options: %+v", r)
 	}
+	runv(t, nil, "kill", id, "0").expect(t, "", "", 0)
 	runv(t, nil, "kill", id, "HUP").expect(t, "", "", 0)
 	waitOutput(t, out.Name(), "ready\ngot HUP\n")
 	runv(t, nil, "kill", id).expect(t, "", "", 0)
@@ -87,11 +88,13 @@ func TestLifecycle(t *testing.T) {
 		t.Errorf("a stopped container has the pid %d", s.Pid)
 	}
 	waitOutput(t, out.Name(), "ready\ngot HUP\ngot TERM\n")
-	for _, verb := range []string{"kill", "ps"} {
-		if r := runv(t, nil, verb, id); r.status == 0 || !strings.Contains(r.stderr, "not running") {
-			t.Errorf("%s of a stopped container: %+v", verb, r)
+	for _, sig := range []string{"TERM", "KILL", "0"} {
+		if r := runv(t, nil, "kill", id, sig); r.status == 0 || !strings.Contains(r.stderr, "container not running") {
+			t.Errorf("kill %s of a stopped container: %+v", sig, r)
 		}
+		runv(t, nil, "kill", "--all", id, sig).expect(t, "", "", 0)
 	}
+	runv(t, nil, "ps", "--format", "json", id).expect(t, "[]\n", "", 0)
 	runv(t, nil, "delete", id).expect(t, "", "", 0)
 	if r := runv(t, nil, "delete", id); r.status == 0 || !strings.Contains(r.stderr, "does not exist") {
 		t.Errorf("delete twice: %+v", r)
