@@ -27,6 +27,10 @@ type Root struct {
 	// entered the root.
 	Dir *os.File
 
+	// Unmapped has the id-mapped mounts, by their ids, in which the id of the
+	// file server is the share's in name only: see withServer.
+	Unmapped map[uint64]Unmapped
+
 	path string // as the kernel shows it
 
 	mappings []*os.File // user namespaces, for the id-mapped binds to come
@@ -267,7 +271,10 @@ func (r *Root) bind(b spec.Bind) (string, error) {
 	if err := moveMount(tree, target); err != nil {
 		return "", err
 	}
-	return inside, nil
+	if b.IDMap != nil {
+		err = r.noteUnmapped(tree, b.IDMap)
+	}
+	return inside, err
 }
 
 // mountPoint opens the destination inside the root and creates what is missing

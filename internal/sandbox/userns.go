@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -73,10 +74,61 @@ func userNamespace(m *spec.IDMap) (*os.File, error) {
 	return ns, nil
 }
 
+// Unmapped tells which ids of the file server a mount has no mapping for but the
+// server's own.
+type Unmapped struct{ UID, GID bool }
+
+// noteUnmapped keeps what the file server has to know of the mount at tree.
+func (r *Root) noteUnmapped(tree *os.File, m *spec.IDMap) error {
+	unmapped := Unmapped{
+		UID: len(withServer(m.UIDs)) > len(m.UIDs),
+		GID: len(withServer(m.GIDs)) > len(m.GIDs),
+	}
+	if unmapped == (Unmapped{}) {
+		return nil
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(int(tree.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		return os.NewSyscallError("statx", err)
+	}
+	ids := []uint64{st.Mnt_id}
+	if m.Recursive {
+		table, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return err
+		}
+		ids = mountsBelow(string(table), st.Mnt_id)
+	}
+	if r.Unmapped == nil {
+		r.Unmapped = make(map[uint64]Unmapped)
+	}
+	for _, id := range ids {
+		r.Unmapped[id] = unmapped
+	}
+	return nil
+}
+
+// mountsBelow are the ids of a mount and of all below it, from a mountinfo of
+// proc(5): each line begins with the mount's id and its parent's.
+func mountsBelow(table string, top uint64) []uint64 {
+	children := make(map[uint64][]uint64)
+	for line := range strings.Lines(table) {
+		var id, parent uint64
+		if _, err := fmt.Sscan(line, &id, &parent); err == nil && id != parent {
+			children[parent] = append(children[parent], id)
+		}
+	}
+	ids := []uint64{top}
+	for i := 0; i < len(ids); i++ {
+		ids = append(ids, children[ids[i]]...)
+	}
+	return ids
+}
+
 // withServer maps the id of the file server, 0, too. It makes files as this one
 // before it gives them to their owner, which the kernel refuses on a mount where
 // the maker is not mapped. The id that it has in the file system is the last
-// that is free.
+// that is free; no file keeps it, see Root.Unmapped.
 func withServer(list []specs.LinuxIDMapping) []specs.LinuxIDMapping {
 	const server = 0
 	free := uint32(math.MaxUint32 - 1)

@@ -48,6 +48,14 @@ func TestComposeIDMap(t *testing.T) {
 			return err
 		}
 		defer r.Dir.Close()
+		if len(r.Unmapped) != 2 {
+			t.Errorf("mounts without an id for root: %v; want two", r.Unmapped)
+		}
+		for id, unmapped := range r.Unmapped {
+			if unmapped != (Unmapped{UID: true, GID: true}) {
+				t.Errorf("mount %d: %+v", id, unmapped)
+			}
+		}
 		if err := r.Enter(); err != nil {
 			return err
 		}
@@ -97,6 +105,17 @@ func TestWithServer(t *testing.T) {
 		if got := withServer(c.in); !slices.Equal(got, slices.Concat(c.in, c.want)) {
 			t.Errorf("%s: %v; want %v added", c.name, got, c.want)
 		}
+	}
+}
+
+func TestMountsBelow(t *testing.T) {
+	const table = "1 1 0:2 / / rw - rootfs rootfs rw\n20 1 8:1 / /a rw shared:1 - ext4 /dev/sda rw\n" +
+		"23 22 0:5 / /a/b/d rw - tmpfs x rw\n22 20 0:4 / /a/b rw - tmpfs x rw\n24 20 0:4 / /a/c rw - tmpfs x rw\n30 1 0:6 / /e rw - tmpfs x rw\n"
+	if got, want := mountsBelow(table, 20), []uint64{20, 22, 24, 23}; !slices.Equal(got, want) {
+		t.Errorf("%v; want %v", got, want)
+	}
+	if got, want := mountsBelow(table, 30), []uint64{30}; !slices.Equal(got, want) {
+		t.Errorf("%v; want %v", got, want)
 	}
 }
 

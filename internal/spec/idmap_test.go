@@ -99,3 +99,25 @@ func TestIDMapRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestRelativeDestination: deprecated by the specification, and still allowed.
+func TestRelativeDestination(t *testing.T) {
+	s := minimal()
+	s.Mounts = []specs.Mount{
+		{Destination: "a/../b", Type: "bind", Source: "/x"},
+		{Destination: "run", Type: "tmpfs"},
+	}
+	p, err := New(s, "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Binds[0].Destination; got != "/b" {
+		t.Errorf("the bind is at %q; want /b", got)
+	}
+	if got := []string{p.Spec.Mounts[0].Destination, p.Spec.Mounts[1].Destination}; got[0] != "/a/../b" || got[1] != "/run" {
+		t.Errorf("the guest is told %q", got)
+	}
+	if len(p.Warnings) != 2 || !strings.Contains(p.Warnings[1], "mounts[1] (run): the destination is not an absolute path") {
+		t.Errorf("warnings %q", p.Warnings)
+	}
+}

@@ -172,12 +172,12 @@ func (p *planner) destination(at, destination string) {
 	switch {
 	case destination == "":
 		p.refuse(at, "has no destination")
-	case !path.IsAbs(destination):
-		p.refuse(at, "the destination is not an absolute path")
 	case hasNUL(destination):
 		p.refuse(at, "the destination contains a NUL byte")
-	case path.Clean(destination) == "/":
+	case path.Clean("/"+destination) == "/":
 		p.refuse(at, "the destination is the root directory")
+	case !path.IsAbs(destination):
+		p.warn(at, "the destination is not an absolute path, which is deprecated: taken as /%s", destination)
 	}
 }
 
@@ -190,7 +190,7 @@ func (p *planner) bind(at string, index int, m specs.Mount, mapping *IDMap) {
 		p.refuse(at, "the source contains a NUL byte")
 		return
 	}
-	b := Bind{Destination: path.Clean(m.Destination), Source: m.Source, Index: index, IDMap: mapping}
+	b := Bind{Destination: path.Clean("/" + m.Destination), Source: m.Source, Index: index, IDMap: mapping}
 	if !filepath.IsAbs(b.Source) {
 		b.Source = filepath.Join(p.bundle, b.Source)
 	}

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -318,6 +319,9 @@ func (p *planner) guest() *specs.Spec {
 	}
 	g.Mounts = append([]specs.Mount(nil), p.in.Mounts...)
 	for i := range g.Mounts {
+		if !path.IsAbs(g.Mounts[i].Destination) {
+			g.Mounts[i].Destination = "/" + g.Mounts[i].Destination
+		}
 		if isBind(g.Mounts[i]) {
 			g.Mounts[i].Source = ""
 			g.Mounts[i].Options = slices.DeleteFunc(slices.Clone(g.Mounts[i].Options), func(option string) bool {

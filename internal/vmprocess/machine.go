@@ -23,6 +23,7 @@ import (
 	"runv.dev/runv/virtio/balloon"
 	"runv.dev/runv/virtio/console"
 	"runv.dev/runv/virtio/fs"
+	"runv.dev/runv/virtio/fs/passthrough"
 	"runv.dev/runv/virtio/rng"
 	"runv.dev/runv/virtio/vsock"
 	"runv.dev/runv/vmm"
@@ -80,6 +81,15 @@ func (p *process) newMachine(share virtio.Device) (*machine, []virtio.Device) {
 	}
 }
 
+// unmapped are the id-mapped mounts of the share that have no id for root.
+func unmapped(root *sandbox.Root) map[uint64]passthrough.Unmapped {
+	list := make(map[uint64]passthrough.Unmapped, len(root.Unmapped))
+	for id, u := range root.Unmapped {
+		list[id] = passthrough.Unmapped(u)
+	}
+	return list
+}
+
 // assemble builds the machine and the cage around it, and starts the guest. ctx
 // bounds the hooks.
 func (p *process) assemble(ctx context.Context) (*machine, error) {
@@ -123,6 +133,7 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 		// keep the root read-only.
 		ReadOnly:    plan.ReadOnlyShare(),
 		DeviceNodes: plan.DeviceNodes,
+		Unmapped:    unmapped(root),
 		Log:         p.log.With("device", "fs"),
 	})
 	if err != nil {

@@ -29,12 +29,12 @@ func TestIDMappedMount(t *testing.T) {
 		})
 	runv(t, nil, "run", "-b", dir, newID()).expect(t, "7:8\n5000:6000\ndenied\n0\n", "", 0)
 
-	dir = bundle(t, []string{"sh", "-c", "touch /volume/made; stat -c %u:%g /volume/made"}, func(s *specs.Spec) {
+	dir = bundle(t, []string{"sh", "-c", "touch /volume/made; stat -c %u:%g /volume/made; chgrp 9 /volume/made 2>/dev/null || echo refused"}, func(s *specs.Spec) {
 		s.Process.User = specs.User{UID: 7, GID: 8}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/volume", Source: volume, Type: "bind",
 			Options: []string{"rbind", "idmap=uids=5000-7-1;gids=6000-8-1"}})
 	})
-	runv(t, nil, "run", "-b", dir, newID()).expect(t, "7:8\n", "", 0)
+	runv(t, nil, "run", "-b", dir, newID()).expect(t, "7:8\nrefused\n", "", 0)
 	st, err := os.Stat(filepath.Join(volume, "made"))
 	must(t, err)
 	if owner := st.Sys().(*syscall.Stat_t); owner.Uid != 5000 || owner.Gid != 6000 {

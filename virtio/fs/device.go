@@ -54,6 +54,9 @@ type Options struct {
 	// ReadOnly refuses everything that modifies the share with EROFS.
 	ReadOnly bool
 
+	// Unmapped is that of passthrough.Options.
+	Unmapped map[uint64]passthrough.Unmapped
+
 	// DeviceNodes, EntryTimeout, AttrTimeout, NegativeTimeout, MaxDescriptors
 	// and MaxInodes are those of passthrough.Options. Several devices in one
 	// process have to share its descriptors, so there MaxDescriptors is needed.
@@ -107,6 +110,7 @@ func New(opts Options) (*Device, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	fsys, err := passthrough.New(passthrough.Options{
+		Unmapped:        opts.Unmapped,
 		Root:            opts.Root,
 		Proc:            opts.Proc,
 		ReadOnly:        opts.ReadOnly,

@@ -112,6 +112,9 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	uid, setUID := in.GetUID()
 	gid, setGID := in.GetGID()
 	if setUID || setGID {
+		if f.isUnmapped(n.key.mnt, uid, setUID, gid, setGID) {
+			return unix.EINVAL
+		}
 		if err := chown(n.fd, owner(uid, setUID), owner(gid, setGID)); err != nil {
 			return err
 		}

@@ -35,6 +35,9 @@ func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {
 // so that at no time a set-user-ID file belongs to anyone but its owner. If
 // the owner cannot be set the entry is removed again.
 func (f *FS) make(dir *inode, name string, o object, out *fuse.EntryOut) error {
+	if f.isUnmapped(dir.key.mnt, o.owner.Uid, true, o.owner.Gid, true) {
+		return unix.EOVERFLOW
+	}
 	first := o.mode
 	if f.foreign(o.owner) {
 		first &^= specialBits
@@ -68,6 +71,13 @@ func (f *FS) make(dir *inode, name string, o object, out *fuse.EntryOut) error {
 // foreign reports whether an object of the owner needs a chown.
 func (f *FS) foreign(o fuse.Owner) bool { return o.Uid != f.uid || o.Gid != f.gid }
 
+// isUnmapped reports whether one of the ids is a mount's that may not be used,
+// though this process could.
+func (f *FS) isUnmapped(mount uint64, uid uint32, setUID bool, gid uint32, setGID bool) bool {
+	u, ok := f.unmapped[mount]
+	return ok && (setUID && u.UID && uid == f.uid || setGID && u.GID && gid == f.gid)
+}
+
 // give hands the new object fd over to its owner. A group that it inherited
 // from its directory is kept.
 func (f *FS) give(dir *inode, fd int, st *unix.Statx_t, mode uint32, o fuse.Owner) error {
@@ -87,6 +97,9 @@ func (f *FS) give(dir *inode, fd int, st *unix.Statx_t, mode uint32, o fuse.Owne
 		gid = keepID
 	}
 	if err := chown(fd, uid, gid); err != nil {
+		if _, mapped := f.unmapped[st.Mnt_id]; mapped && err == unix.EINVAL {
+			return unix.EOVERFLOW // as creat(2) has it, and not chown(2)
+		}
 		return err
 	}
 	special := mode & specialBits

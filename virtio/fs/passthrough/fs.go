@@ -60,6 +60,10 @@ type Options struct {
 	// devices 0/0, are.
 	DeviceNodes bool
 
+	// Unmapped has the id-mapped mounts of the share, by their ids, in which
+	// this process's own ids stand for nobody whose files the client may make.
+	Unmapped map[uint64]Unmapped
+
 	// EntryTimeout and AttrTimeout are how long the client may use a name or
 	// attributes without asking again; zero means DefaultTimeout, less than
 	// zero not at all.
@@ -85,6 +89,9 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// Unmapped tells which of this process's ids are not to be used on a mount.
+type Unmapped struct{ UID, GID bool }
+
 // FS is a fuse.RawFileSystem which serves a directory. All methods may be
 // called at once from any number of goroutines.
 type FS struct {
@@ -97,6 +104,7 @@ type FS struct {
 	entryTimeout, attrTimeout, negativeTimeout time.Duration
 
 	uid, gid uint32 // owner of what this process creates
+	unmapped map[uint64]Unmapped
 
 	inodes  *inodeTable
 	handles *handleTable
@@ -138,6 +146,7 @@ func New(opts Options) (*FS, error) {
 		negativeTimeout: max(opts.NegativeTimeout, 0),
 		uid:             uint32(os.Geteuid()),
 		gid:             uint32(os.Getegid()),
+		unmapped:        opts.Unmapped,
 		mounts:          newDeviceTable(),
 		log:             log,
 	}

@@ -77,6 +77,54 @@ func TestNotOurs(t *testing.T) {
 	}
 }
 
+// TestUnmapped has a mount on which the server's own ids are no client's.
+func TestUnmapped(t *testing.T) {
+	c := newClient(t, Options{})
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, c.dir, 0, unix.STATX_MNT_ID, &st); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		unmapped Unmapped
+		owner    fuse.Owner
+		want     fuse.Status
+	}{
+		{Unmapped{}, fuse.Owner{}, fuse.OK},
+		{Unmapped{UID: true, GID: true}, fuse.Owner{Uid: 1, Gid: 1}, fuse.OK},
+		{Unmapped{UID: true}, fuse.Owner{Uid: 1, Gid: 0}, fuse.OK},
+		{Unmapped{UID: true}, fuse.Owner{Uid: 0, Gid: 1}, errno(unix.EOVERFLOW)},
+		{Unmapped{GID: true}, fuse.Owner{Uid: 1, Gid: 0}, errno(unix.EOVERFLOW)},
+	} {
+		c.unmapped = map[uint64]Unmapped{st.Mnt_id: tt.unmapped, st.Mnt_id + 1: {UID: true, GID: true}}
+		c.owner = tt.owner
+		var eo fuse.EntryOut
+		if st := c.Mkdir(nil, &fuse.MkdirIn{InHeader: c.head(1), Mode: 0o700}, "dir", &eo); st != tt.want {
+			t.Errorf("mkdir of %v with %+v: %v; want %v", tt.owner, tt.unmapped, st, tt.want)
+		} else if st == fuse.OK {
+			os.Remove(filepath.Join(c.dir, "dir"))
+		}
+	}
+	c.owner = fuse.Owner{Uid: 1, Gid: 1}
+	node, _ := c.create(fuse.FUSE_ROOT_ID, "file", 0o600)
+	for _, tt := range []struct {
+		unmapped Unmapped
+		valid    uint32
+		want     fuse.Status
+	}{
+		{Unmapped{UID: true}, fuse.FATTR_UID, errno(unix.EINVAL)},
+		{Unmapped{GID: true}, fuse.FATTR_UID | fuse.FATTR_GID, errno(unix.EINVAL)},
+		{Unmapped{GID: true}, fuse.FATTR_UID, fuse.OK},
+		{Unmapped{UID: true}, fuse.FATTR_MODE, fuse.OK},
+	} {
+		c.unmapped = map[uint64]Unmapped{st.Mnt_id: tt.unmapped}
+		var ao fuse.AttrOut
+		in := &fuse.SetAttrIn{SetAttrInCommon: fuse.SetAttrInCommon{InHeader: c.head(node), Valid: tt.valid, Mode: 0o600}}
+		if st := c.SetAttr(nil, in, &ao); st != tt.want {
+			t.Errorf("setattr %#x to root with %+v: %v; want %v", tt.valid, tt.unmapped, st, tt.want)
+		}
+	}
+}
+
 func TestPrivilegeBits(t *testing.T) {
 	caps := []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	for _, test := range []struct {
