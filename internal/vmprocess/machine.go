@@ -110,6 +110,9 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	}
 	defer root.Dir.Close()
 	p.trace("composed")
+	if err := inheritUTS(plan); err != nil {
+		return nil, err
+	}
 	// In the container's namespaces, before its root is entered.
 	if err := hooks.Run(ctx, "createContainer", plan.Hooks.CreateContainer, p.state(specs.StateCreating)); err != nil {
 		return nil, err
