@@ -154,12 +154,7 @@ func (c *Client) Create(ctx context.Context, o CreateOptions) (Created, error) {
 		RootfsTag:   o.RootfsTag,
 		Stdio:       o.Stdio.message(),
 		Network:     o.Network,
-	}
-	if o.Clone != nil {
-		req.Clone = &protocol.Clone{Entropy: o.Clone.Entropy}
-		if !o.Clone.Time.IsZero() {
-			req.Clone.TimeUnixNano = o.Clone.Time.UnixNano()
-		}
+		Clone:       o.Clone.message(),
 	}
 	resp, err := call(ctx, c, "create", c.agent.Create, req)
 	if err != nil {

@@ -40,28 +40,37 @@ func newOutput(file *os.File) *output {
 // is buffered now is copied, even if no end of file follows.
 func (o *output) finish() {
 	close(o.finishing)
-	// Wakes a read that waits; one that has data to write comes by itself.
-	o.file.SetReadDeadline(time.Unix(1, 0))
+	o.wake()
 }
+
+// wake has a read that waits return; one that has data to write comes by itself.
+func (o *output) wake() { o.file.SetReadDeadline(past) }
 
 func (o *output) markDrained() { o.once.Do(func() { close(o.drained) }) }
 
 // copy runs until the end of file or until w fails, then closes the read side,
-// so that writers get EPIPE.
-func (o *output) copy(w io.Writer) error {
+// so that writers get EPIPE. Woken, it calls park, which waits for as long as it
+// is to stand still.
+func (o *output) copy(w io.Writer, park func()) error {
 	defer o.markDrained()
 	defer o.file.Close()
 	buf := make([]byte, copyBuffer)
 	for {
 		n, err := o.file.Read(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
+			if err := o.file.SetReadDeadline(time.Time{}); err != nil {
+				return err
+			}
+			park()
+			select {
+			case <-o.finishing:
+			default:
+				continue
+			}
 			if err := o.drain(w, buf); err != nil {
 				return ignoreEOF(err)
 			}
 			o.markDrained()
-			if err := o.file.SetReadDeadline(time.Time{}); err != nil {
-				return err
-			}
 			continue
 		}
 		if n > 0 {

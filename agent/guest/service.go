@@ -79,17 +79,8 @@ func (s *service) create(req *protocol.CreateRequest) (*container, []string, err
 	if err := protocol.CheckID(req.ContainerId); err != nil {
 		return nil, nil, initproc.Invalid("%v", err)
 	}
-	if clone := req.Clone; clone != nil {
-		if clone.TimeUnixNano != 0 {
-			if err := setTime(clone.TimeUnixNano); err != nil {
-				return nil, nil, err
-			}
-		}
-		if len(clone.Entropy) > 0 {
-			if err := addEntropy(clone.Entropy); err != nil {
-				return nil, nil, err
-			}
-		}
+	if err := uniquify(req.Clone); err != nil {
+		return nil, nil, err
 	}
 	a.mu.Lock()
 	_, exists := a.containers[req.ContainerId]
@@ -118,6 +109,22 @@ func (s *service) create(req *protocol.CreateRequest) (*container, []string, err
 	}
 	a.containers[c.id] = c
 	return c, append(differences, warnings...), nil
+}
+
+// uniquify gives a guest the time, and randomness of its own.
+func uniquify(clone *protocol.Clone) error {
+	if clone == nil {
+		return nil
+	}
+	if clone.TimeUnixNano != 0 {
+		if err := setTime(clone.TimeUnixNano); err != nil {
+			return err
+		}
+	}
+	if len(clone.Entropy) > 0 {
+		return addEntropy(clone.Entropy)
+	}
+	return nil
 }
 
 func (s *service) SetNetwork(_ context.Context, req *protocol.SetNetworkRequest) (*protocol.SetNetworkResponse, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"time"
 
@@ -35,6 +34,7 @@ type stdio struct {
 	ends     [streamCount]*os.File // the agent's; nil: the process has /dev/null
 	child    []*os.File            // the process's three, until it has them
 	outputs  [streamCount]*output
+	links    [streamCount]*link // nil: nothing is copied
 
 	cancel context.CancelFunc // ends the copying of input
 	ctx    context.Context
@@ -155,6 +155,9 @@ func (s *stdio) run(master *os.File) {
 		if i != stdin {
 			s.outputs[i] = newOutput(file)
 		}
+		if s.expected[i] != nil {
+			s.links[i] = newLink()
+		}
 		go s.serve(i, file)
 	}
 }
@@ -182,10 +185,18 @@ func (s *stdio) serve(stream int, file *os.File) {
 	out := s.outputs[stream]
 	if s.expected[stream] == nil {
 		// A terminal nobody looks at: its output goes nowhere.
-		if err := out.copy(discard{}); err != nil {
+		if err := out.copy(discard{}, func() {}); err != nil {
 			s.log.Warn("discard output", "error", err)
 		}
 		return
+	}
+	l := s.links[stream]
+	if out != nil {
+		l.begin(&l.outputs)
+		defer l.end(&l.outputs)
+	}
+	if stream == stdin || stream == terminal {
+		l.begin(&l.inputs)
 	}
 	ctx := s.ctx
 	if out != nil {
@@ -200,33 +211,42 @@ func (s *stdio) serve(stream int, file *os.File) {
 		if out != nil {
 			out.markDrained()
 		}
+		if stream == stdin || stream == terminal {
+			l.end(&l.inputs)
+		}
+		l.Close()
 		file.Close()
 		return
 	}
+	l.set(conn)
 	switch stream {
 	case stdin:
-		stop := context.AfterFunc(s.ctx, func() { conn.Close() })
-		copyInput(file, conn)
+		stop := context.AfterFunc(s.ctx, func() { l.Close() })
+		copyInput(file, l)
+		l.end(&l.inputs)
 		stop()
 		file.Close()
-		conn.Close()
+		l.Close()
 	case terminal:
-		go copyInput(file, conn)
-		s.copyOutput(stream, out, conn)
+		go func() {
+			copyInput(file, l)
+			l.end(&l.inputs)
+		}()
+		s.copyOutput(stream, out, l)
 		// Everybody who could read the terminal is gone.
-		conn.Close()
+		l.Close()
 	default:
-		s.copyOutput(stream, out, conn)
-		conn.Close()
+		s.copyOutput(stream, out, l)
+		l.Close()
 	}
 }
 
-func (s *stdio) copyOutput(stream int, out *output, conn net.Conn) {
-	if err := out.copy(conn); err != nil {
+func (s *stdio) copyOutput(stream int, out *output, l *link) {
+	if err := out.copy(l, l.park); err != nil {
 		s.log.Info("output stream ended early", "stream", streamNames[stream], "error", err)
 		return
 	}
-	closeWrite(conn)
+	l.closeWrite()
 }
 
 // finish is called when the process has ended: its input ends, and drained is

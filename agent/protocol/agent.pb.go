@@ -2869,6 +2869,258 @@ func (*ShutdownResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{46}
 }
 
+type SuspendRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// What was sent on the stream of the standard input, or of the terminal.
+	InputBytes    uint64 `protobuf:"varint,2,opt,name=input_bytes,json=inputBytes,proto3" json:"input_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendRequest) Reset() {
+	*x = SuspendRequest{}
+	mi := &file_agent_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendRequest) ProtoMessage() {}
+
+func (x *SuspendRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendRequest.ProtoReflect.Descriptor instead.
+func (*SuspendRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SuspendRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *SuspendRequest) GetInputBytes() uint64 {
+	if x != nil {
+		return x.InputBytes
+	}
+	return 0
+}
+
+type SuspendResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the first process and its children have written.
+	StdoutBytes   uint64 `protobuf:"varint,1,opt,name=stdout_bytes,json=stdoutBytes,proto3" json:"stdout_bytes,omitempty"`
+	StderrBytes   uint64 `protobuf:"varint,2,opt,name=stderr_bytes,json=stderrBytes,proto3" json:"stderr_bytes,omitempty"`
+	TerminalBytes uint64 `protobuf:"varint,3,opt,name=terminal_bytes,json=terminalBytes,proto3" json:"terminal_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendResponse) Reset() {
+	*x = SuspendResponse{}
+	mi := &file_agent_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendResponse) ProtoMessage() {}
+
+func (x *SuspendResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendResponse.ProtoReflect.Descriptor instead.
+func (*SuspendResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SuspendResponse) GetStdoutBytes() uint64 {
+	if x != nil {
+		return x.StdoutBytes
+	}
+	return 0
+}
+
+func (x *SuspendResponse) GetStderrBytes() uint64 {
+	if x != nil {
+		return x.StderrBytes
+	}
+	return 0
+}
+
+func (x *SuspendResponse) GetTerminalBytes() uint64 {
+	if x != nil {
+		return x.TerminalBytes
+	}
+	return 0
+}
+
+type AttachRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// The streams to go on with; unset: those there are.
+	Stdio         *Stdio   `protobuf:"bytes,2,opt,name=stdio,proto3" json:"stdio,omitempty"`
+	Clone         *Clone   `protobuf:"bytes,3,opt,name=clone,proto3" json:"clone,omitempty"`
+	Network       *Network `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_agent_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *AttachRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetStdio() *Stdio {
+	if x != nil {
+		return x.Stdio
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetClone() *Clone {
+	if x != nil {
+		return x.Clone
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+type AttachResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Warnings []string               `protobuf:"bytes,1,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What was written before, which is not on these streams.
+	StdoutBytes   uint64 `protobuf:"varint,2,opt,name=stdout_bytes,json=stdoutBytes,proto3" json:"stdout_bytes,omitempty"`
+	StderrBytes   uint64 `protobuf:"varint,3,opt,name=stderr_bytes,json=stderrBytes,proto3" json:"stderr_bytes,omitempty"`
+	TerminalBytes uint64 `protobuf:"varint,4,opt,name=terminal_bytes,json=terminalBytes,proto3" json:"terminal_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_agent_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *AttachResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetStdoutBytes() uint64 {
+	if x != nil {
+		return x.StdoutBytes
+	}
+	return 0
+}
+
+func (x *AttachResponse) GetStderrBytes() uint64 {
+	if x != nil {
+		return x.StderrBytes
+	}
+	return 0
+}
+
+func (x *AttachResponse) GetTerminalBytes() uint64 {
+	if x != nil {
+		return x.TerminalBytes
+	}
+	return 0
+}
+
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
@@ -3077,7 +3329,26 @@ const file_agent_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x14\n" +
 	"\x12AddEntropyResponse\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xd0\t\n" +
+	"\x10ShutdownResponse\"T\n" +
+	"\x0eSuspendRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1f\n" +
+	"\vinput_bytes\x18\x02 \x01(\x04R\n" +
+	"inputBytes\"~\n" +
+	"\x0fSuspendResponse\x12!\n" +
+	"\fstdout_bytes\x18\x01 \x01(\x04R\vstdoutBytes\x12!\n" +
+	"\fstderr_bytes\x18\x02 \x01(\x04R\vstderrBytes\x12%\n" +
+	"\x0eterminal_bytes\x18\x03 \x01(\x04R\rterminalBytes\"\xbc\x01\n" +
+	"\rAttachRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12*\n" +
+	"\x05stdio\x18\x02 \x01(\v2\x14.runv.agent.v1.StdioR\x05stdio\x12*\n" +
+	"\x05clone\x18\x03 \x01(\v2\x14.runv.agent.v1.CloneR\x05clone\x120\n" +
+	"\anetwork\x18\x04 \x01(\v2\x16.runv.agent.v1.NetworkR\anetwork\"\x99\x01\n" +
+	"\x0eAttachResponse\x12\x1a\n" +
+	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12!\n" +
+	"\fstdout_bytes\x18\x02 \x01(\x04R\vstdoutBytes\x12!\n" +
+	"\fstderr_bytes\x18\x03 \x01(\x04R\vstderrBytes\x12%\n" +
+	"\x0eterminal_bytes\x18\x04 \x01(\x04R\rterminalBytes2\xe1\n" +
+	"\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Ready\x12\x1b.runv.agent.v1.ReadyRequest\x1a\x1c.runv.agent.v1.ReadyResponse\x12E\n" +
 	"\x06Create\x12\x1c.runv.agent.v1.CreateRequest\x1a\x1d.runv.agent.v1.CreateResponse\x12B\n" +
@@ -3088,7 +3359,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x04Wait\x12\x1a.runv.agent.v1.WaitRequest\x1a\x1b.runv.agent.v1.WaitResponse\x12E\n" +
 	"\x06Resize\x12\x1c.runv.agent.v1.ResizeRequest\x1a\x1d.runv.agent.v1.ResizeResponse\x12B\n" +
 	"\x05Pause\x12\x1b.runv.agent.v1.PauseRequest\x1a\x1c.runv.agent.v1.PauseResponse\x12E\n" +
-	"\x06Resume\x12\x1c.runv.agent.v1.ResumeRequest\x1a\x1d.runv.agent.v1.ResumeResponse\x12E\n" +
+	"\x06Resume\x12\x1c.runv.agent.v1.ResumeRequest\x1a\x1d.runv.agent.v1.ResumeResponse\x12H\n" +
+	"\aSuspend\x12\x1d.runv.agent.v1.SuspendRequest\x1a\x1e.runv.agent.v1.SuspendResponse\x12E\n" +
+	"\x06Attach\x12\x1c.runv.agent.v1.AttachRequest\x1a\x1d.runv.agent.v1.AttachResponse\x12E\n" +
 	"\x06Update\x12\x1c.runv.agent.v1.UpdateRequest\x1a\x1d.runv.agent.v1.UpdateResponse\x12N\n" +
 	"\tProcesses\x12\x1f.runv.agent.v1.ProcessesRequest\x1a .runv.agent.v1.ProcessesResponse\x12B\n" +
 	"\x05Stats\x12\x1b.runv.agent.v1.StatsRequest\x1a\x1c.runv.agent.v1.StatsResponse\x12Q\n" +
@@ -3112,7 +3385,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_agent_proto_goTypes = []any{
 	(Failure_Reason)(0),        // 0: runv.agent.v1.Failure.Reason
 	(*Failure)(nil),            // 1: runv.agent.v1.Failure
@@ -3162,9 +3435,13 @@ var file_agent_proto_goTypes = []any{
 	(*AddEntropyResponse)(nil), // 45: runv.agent.v1.AddEntropyResponse
 	(*ShutdownRequest)(nil),    // 46: runv.agent.v1.ShutdownRequest
 	(*ShutdownResponse)(nil),   // 47: runv.agent.v1.ShutdownResponse
-	nil,                        // 48: runv.agent.v1.MemoryStats.StatEntry
-	nil,                        // 49: runv.agent.v1.MemoryStats.EventsEntry
-	nil,                        // 50: runv.agent.v1.Network.SysctlsEntry
+	(*SuspendRequest)(nil),     // 48: runv.agent.v1.SuspendRequest
+	(*SuspendResponse)(nil),    // 49: runv.agent.v1.SuspendResponse
+	(*AttachRequest)(nil),      // 50: runv.agent.v1.AttachRequest
+	(*AttachResponse)(nil),     // 51: runv.agent.v1.AttachResponse
+	nil,                        // 52: runv.agent.v1.MemoryStats.StatEntry
+	nil,                        // 53: runv.agent.v1.MemoryStats.EventsEntry
+	nil,                        // 54: runv.agent.v1.Network.SysctlsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	0,  // 0: runv.agent.v1.Failure.reason:type_name -> runv.agent.v1.Failure.Reason
@@ -3178,53 +3455,60 @@ var file_agent_proto_depIdxs = []int32{
 	32, // 8: runv.agent.v1.StatsResponse.cpu:type_name -> runv.agent.v1.CPUStats
 	33, // 9: runv.agent.v1.StatsResponse.memory:type_name -> runv.agent.v1.MemoryStats
 	34, // 10: runv.agent.v1.StatsResponse.pids:type_name -> runv.agent.v1.PidsStats
-	48, // 11: runv.agent.v1.MemoryStats.stat:type_name -> runv.agent.v1.MemoryStats.StatEntry
-	49, // 12: runv.agent.v1.MemoryStats.events:type_name -> runv.agent.v1.MemoryStats.EventsEntry
+	52, // 11: runv.agent.v1.MemoryStats.stat:type_name -> runv.agent.v1.MemoryStats.StatEntry
+	53, // 12: runv.agent.v1.MemoryStats.events:type_name -> runv.agent.v1.MemoryStats.EventsEntry
 	36, // 13: runv.agent.v1.Network.links:type_name -> runv.agent.v1.Link
 	37, // 14: runv.agent.v1.Network.addresses:type_name -> runv.agent.v1.Address
 	38, // 15: runv.agent.v1.Network.routes:type_name -> runv.agent.v1.Route
-	50, // 16: runv.agent.v1.Network.sysctls:type_name -> runv.agent.v1.Network.SysctlsEntry
+	54, // 16: runv.agent.v1.Network.sysctls:type_name -> runv.agent.v1.Network.SysctlsEntry
 	39, // 17: runv.agent.v1.Route.hops:type_name -> runv.agent.v1.NextHop
 	35, // 18: runv.agent.v1.SetNetworkRequest.network:type_name -> runv.agent.v1.Network
-	2,  // 19: runv.agent.v1.Agent.Ready:input_type -> runv.agent.v1.ReadyRequest
-	7,  // 20: runv.agent.v1.Agent.Create:input_type -> runv.agent.v1.CreateRequest
-	9,  // 21: runv.agent.v1.Agent.Start:input_type -> runv.agent.v1.StartRequest
-	11, // 22: runv.agent.v1.Agent.Exec:input_type -> runv.agent.v1.ExecRequest
-	13, // 23: runv.agent.v1.Agent.Delete:input_type -> runv.agent.v1.DeleteRequest
-	15, // 24: runv.agent.v1.Agent.Signal:input_type -> runv.agent.v1.SignalRequest
-	17, // 25: runv.agent.v1.Agent.Wait:input_type -> runv.agent.v1.WaitRequest
-	19, // 26: runv.agent.v1.Agent.Resize:input_type -> runv.agent.v1.ResizeRequest
-	21, // 27: runv.agent.v1.Agent.Pause:input_type -> runv.agent.v1.PauseRequest
-	23, // 28: runv.agent.v1.Agent.Resume:input_type -> runv.agent.v1.ResumeRequest
-	25, // 29: runv.agent.v1.Agent.Update:input_type -> runv.agent.v1.UpdateRequest
-	27, // 30: runv.agent.v1.Agent.Processes:input_type -> runv.agent.v1.ProcessesRequest
-	30, // 31: runv.agent.v1.Agent.Stats:input_type -> runv.agent.v1.StatsRequest
-	40, // 32: runv.agent.v1.Agent.SetNetwork:input_type -> runv.agent.v1.SetNetworkRequest
-	42, // 33: runv.agent.v1.Agent.SetTime:input_type -> runv.agent.v1.SetTimeRequest
-	44, // 34: runv.agent.v1.Agent.AddEntropy:input_type -> runv.agent.v1.AddEntropyRequest
-	46, // 35: runv.agent.v1.Agent.Shutdown:input_type -> runv.agent.v1.ShutdownRequest
-	3,  // 36: runv.agent.v1.Agent.Ready:output_type -> runv.agent.v1.ReadyResponse
-	8,  // 37: runv.agent.v1.Agent.Create:output_type -> runv.agent.v1.CreateResponse
-	10, // 38: runv.agent.v1.Agent.Start:output_type -> runv.agent.v1.StartResponse
-	12, // 39: runv.agent.v1.Agent.Exec:output_type -> runv.agent.v1.ExecResponse
-	14, // 40: runv.agent.v1.Agent.Delete:output_type -> runv.agent.v1.DeleteResponse
-	16, // 41: runv.agent.v1.Agent.Signal:output_type -> runv.agent.v1.SignalResponse
-	18, // 42: runv.agent.v1.Agent.Wait:output_type -> runv.agent.v1.WaitResponse
-	20, // 43: runv.agent.v1.Agent.Resize:output_type -> runv.agent.v1.ResizeResponse
-	22, // 44: runv.agent.v1.Agent.Pause:output_type -> runv.agent.v1.PauseResponse
-	24, // 45: runv.agent.v1.Agent.Resume:output_type -> runv.agent.v1.ResumeResponse
-	26, // 46: runv.agent.v1.Agent.Update:output_type -> runv.agent.v1.UpdateResponse
-	28, // 47: runv.agent.v1.Agent.Processes:output_type -> runv.agent.v1.ProcessesResponse
-	31, // 48: runv.agent.v1.Agent.Stats:output_type -> runv.agent.v1.StatsResponse
-	41, // 49: runv.agent.v1.Agent.SetNetwork:output_type -> runv.agent.v1.SetNetworkResponse
-	43, // 50: runv.agent.v1.Agent.SetTime:output_type -> runv.agent.v1.SetTimeResponse
-	45, // 51: runv.agent.v1.Agent.AddEntropy:output_type -> runv.agent.v1.AddEntropyResponse
-	47, // 52: runv.agent.v1.Agent.Shutdown:output_type -> runv.agent.v1.ShutdownResponse
-	36, // [36:53] is the sub-list for method output_type
-	19, // [19:36] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	5,  // 19: runv.agent.v1.AttachRequest.stdio:type_name -> runv.agent.v1.Stdio
+	6,  // 20: runv.agent.v1.AttachRequest.clone:type_name -> runv.agent.v1.Clone
+	35, // 21: runv.agent.v1.AttachRequest.network:type_name -> runv.agent.v1.Network
+	2,  // 22: runv.agent.v1.Agent.Ready:input_type -> runv.agent.v1.ReadyRequest
+	7,  // 23: runv.agent.v1.Agent.Create:input_type -> runv.agent.v1.CreateRequest
+	9,  // 24: runv.agent.v1.Agent.Start:input_type -> runv.agent.v1.StartRequest
+	11, // 25: runv.agent.v1.Agent.Exec:input_type -> runv.agent.v1.ExecRequest
+	13, // 26: runv.agent.v1.Agent.Delete:input_type -> runv.agent.v1.DeleteRequest
+	15, // 27: runv.agent.v1.Agent.Signal:input_type -> runv.agent.v1.SignalRequest
+	17, // 28: runv.agent.v1.Agent.Wait:input_type -> runv.agent.v1.WaitRequest
+	19, // 29: runv.agent.v1.Agent.Resize:input_type -> runv.agent.v1.ResizeRequest
+	21, // 30: runv.agent.v1.Agent.Pause:input_type -> runv.agent.v1.PauseRequest
+	23, // 31: runv.agent.v1.Agent.Resume:input_type -> runv.agent.v1.ResumeRequest
+	48, // 32: runv.agent.v1.Agent.Suspend:input_type -> runv.agent.v1.SuspendRequest
+	50, // 33: runv.agent.v1.Agent.Attach:input_type -> runv.agent.v1.AttachRequest
+	25, // 34: runv.agent.v1.Agent.Update:input_type -> runv.agent.v1.UpdateRequest
+	27, // 35: runv.agent.v1.Agent.Processes:input_type -> runv.agent.v1.ProcessesRequest
+	30, // 36: runv.agent.v1.Agent.Stats:input_type -> runv.agent.v1.StatsRequest
+	40, // 37: runv.agent.v1.Agent.SetNetwork:input_type -> runv.agent.v1.SetNetworkRequest
+	42, // 38: runv.agent.v1.Agent.SetTime:input_type -> runv.agent.v1.SetTimeRequest
+	44, // 39: runv.agent.v1.Agent.AddEntropy:input_type -> runv.agent.v1.AddEntropyRequest
+	46, // 40: runv.agent.v1.Agent.Shutdown:input_type -> runv.agent.v1.ShutdownRequest
+	3,  // 41: runv.agent.v1.Agent.Ready:output_type -> runv.agent.v1.ReadyResponse
+	8,  // 42: runv.agent.v1.Agent.Create:output_type -> runv.agent.v1.CreateResponse
+	10, // 43: runv.agent.v1.Agent.Start:output_type -> runv.agent.v1.StartResponse
+	12, // 44: runv.agent.v1.Agent.Exec:output_type -> runv.agent.v1.ExecResponse
+	14, // 45: runv.agent.v1.Agent.Delete:output_type -> runv.agent.v1.DeleteResponse
+	16, // 46: runv.agent.v1.Agent.Signal:output_type -> runv.agent.v1.SignalResponse
+	18, // 47: runv.agent.v1.Agent.Wait:output_type -> runv.agent.v1.WaitResponse
+	20, // 48: runv.agent.v1.Agent.Resize:output_type -> runv.agent.v1.ResizeResponse
+	22, // 49: runv.agent.v1.Agent.Pause:output_type -> runv.agent.v1.PauseResponse
+	24, // 50: runv.agent.v1.Agent.Resume:output_type -> runv.agent.v1.ResumeResponse
+	49, // 51: runv.agent.v1.Agent.Suspend:output_type -> runv.agent.v1.SuspendResponse
+	51, // 52: runv.agent.v1.Agent.Attach:output_type -> runv.agent.v1.AttachResponse
+	26, // 53: runv.agent.v1.Agent.Update:output_type -> runv.agent.v1.UpdateResponse
+	28, // 54: runv.agent.v1.Agent.Processes:output_type -> runv.agent.v1.ProcessesResponse
+	31, // 55: runv.agent.v1.Agent.Stats:output_type -> runv.agent.v1.StatsResponse
+	41, // 56: runv.agent.v1.Agent.SetNetwork:output_type -> runv.agent.v1.SetNetworkResponse
+	43, // 57: runv.agent.v1.Agent.SetTime:output_type -> runv.agent.v1.SetTimeResponse
+	45, // 58: runv.agent.v1.Agent.AddEntropy:output_type -> runv.agent.v1.AddEntropyResponse
+	47, // 59: runv.agent.v1.Agent.Shutdown:output_type -> runv.agent.v1.ShutdownResponse
+	41, // [41:60] is the sub-list for method output_type
+	22, // [22:41] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3238,7 +3522,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   50,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

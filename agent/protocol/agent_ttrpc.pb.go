@@ -18,6 +18,8 @@ type AgentService interface {
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	Pause(context.Context, *PauseRequest) (*PauseResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error)
+	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Processes(context.Context, *ProcessesRequest) (*ProcessesResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
@@ -99,6 +101,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Resume(ctx, &req)
+			},
+			"Suspend": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SuspendRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Suspend(ctx, &req)
+			},
+			"Attach": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req AttachRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Attach(ctx, &req)
 			},
 			"Update": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req UpdateRequest
@@ -238,6 +254,22 @@ func (c *agentClient) Pause(ctx context.Context, req *PauseRequest) (*PauseRespo
 func (c *agentClient) Resume(ctx context.Context, req *ResumeRequest) (*ResumeResponse, error) {
 	var resp ResumeResponse
 	if err := c.client.Call(ctx, "runv.agent.v1.Agent", "Resume", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Suspend(ctx context.Context, req *SuspendRequest) (*SuspendResponse, error) {
+	var resp SuspendResponse
+	if err := c.client.Call(ctx, "runv.agent.v1.Agent", "Suspend", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Attach(ctx context.Context, req *AttachRequest) (*AttachResponse, error) {
+	var resp AttachResponse
+	if err := c.client.Call(ctx, "runv.agent.v1.Agent", "Attach", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
