@@ -110,7 +110,7 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	}
 	defer root.Dir.Close()
 	p.trace("composed")
-	if err := inheritUTS(plan); err != nil {
+	if err := shareUTS(plan); err != nil {
 		return nil, err
 	}
 	// In the container's namespaces, before its root is entered.
