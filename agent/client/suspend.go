@@ -26,6 +26,7 @@ func (c *Client) Suspend(ctx context.Context, id string, input uint64) (Written,
 // AttachOptions say how a suspended container goes on.
 type AttachOptions struct {
 	ID      string
+	SavedID string // by which it was suspended; empty: the same
 	Stdio   *Stdio // nil: the streams that it has
 	Clone   *Clone
 	Network *protocol.Network
@@ -34,7 +35,7 @@ type AttachOptions struct {
 // Attach has a suspended container go on. Exits count what was written before,
 // too, which is the result.
 func (c *Client) Attach(ctx context.Context, o AttachOptions) (Written, []string, error) {
-	req := &protocol.AttachRequest{ContainerId: o.ID, Clone: o.Clone.message(), Network: o.Network}
+	req := &protocol.AttachRequest{ContainerId: o.ID, SavedId: o.SavedID, Clone: o.Clone.message(), Network: o.Network}
 	if o.Stdio != nil {
 		req.Stdio = o.Stdio.message()
 	}

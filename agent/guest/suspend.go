@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"runv.dev/runv/agent/guest/initproc"
 	"runv.dev/runv/agent/protocol"
 )
 
@@ -80,6 +81,11 @@ func (c *container) resume(conns *[streamCount]net.Conn) error {
 }
 
 func (s *service) attach(ctx context.Context, req *protocol.AttachRequest) (*protocol.AttachResponse, error) {
+	if req.SavedId != "" && req.SavedId != req.ContainerId {
+		if err := s.rename(req.SavedId, req.ContainerId); err != nil {
+			return nil, err
+		}
+	}
 	c, err := s.container(req.ContainerId)
 	if err != nil {
 		return nil, err
@@ -103,6 +109,27 @@ func (s *service) attach(ctx context.Context, req *protocol.AttachRequest) (*pro
 		return nil, err
 	}
 	return resp, c.resume(conns)
+}
+
+// rename gives a container another name.
+func (s *service) rename(from, to string) error {
+	if err := protocol.CheckID(to); err != nil {
+		return initproc.Invalid("%v", err)
+	}
+	c, err := s.container(from)
+	if err != nil {
+		return err
+	}
+	a := s.agent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, exists := a.containers[to]; exists {
+		return failf(protocol.Failure_ALREADY_EXISTS, "container %s exists", to)
+	}
+	delete(a.containers, from)
+	c.id = to
+	a.containers[to] = c
+	return nil
 }
 
 // streams waits for the streams that a request names.

@@ -2987,9 +2987,11 @@ type AttachRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The streams to go on with; unset: those there are.
-	Stdio         *Stdio   `protobuf:"bytes,2,opt,name=stdio,proto3" json:"stdio,omitempty"`
-	Clone         *Clone   `protobuf:"bytes,3,opt,name=clone,proto3" json:"clone,omitempty"`
-	Network       *Network `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
+	Stdio   *Stdio   `protobuf:"bytes,2,opt,name=stdio,proto3" json:"stdio,omitempty"`
+	Clone   *Clone   `protobuf:"bytes,3,opt,name=clone,proto3" json:"clone,omitempty"`
+	Network *Network `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
+	// The name by which the container was suspended, if it has another one now.
+	SavedId       string `protobuf:"bytes,5,opt,name=saved_id,json=savedId,proto3" json:"saved_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3050,6 +3052,13 @@ func (x *AttachRequest) GetNetwork() *Network {
 		return x.Network
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetSavedId() string {
+	if x != nil {
+		return x.SavedId
+	}
+	return ""
 }
 
 type AttachResponse struct {
@@ -3337,12 +3346,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fSuspendResponse\x12!\n" +
 	"\fstdout_bytes\x18\x01 \x01(\x04R\vstdoutBytes\x12!\n" +
 	"\fstderr_bytes\x18\x02 \x01(\x04R\vstderrBytes\x12%\n" +
-	"\x0eterminal_bytes\x18\x03 \x01(\x04R\rterminalBytes\"\xbc\x01\n" +
+	"\x0eterminal_bytes\x18\x03 \x01(\x04R\rterminalBytes\"\xd7\x01\n" +
 	"\rAttachRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12*\n" +
 	"\x05stdio\x18\x02 \x01(\v2\x14.runv.agent.v1.StdioR\x05stdio\x12*\n" +
 	"\x05clone\x18\x03 \x01(\v2\x14.runv.agent.v1.CloneR\x05clone\x120\n" +
-	"\anetwork\x18\x04 \x01(\v2\x16.runv.agent.v1.NetworkR\anetwork\"\x99\x01\n" +
+	"\anetwork\x18\x04 \x01(\v2\x16.runv.agent.v1.NetworkR\anetwork\x12\x19\n" +
+	"\bsaved_id\x18\x05 \x01(\tR\asavedId\"\x99\x01\n" +
 	"\x0eAttachResponse\x12\x1a\n" +
 	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12!\n" +
 	"\fstdout_bytes\x18\x02 \x01(\x04R\vstdoutBytes\x12!\n" +

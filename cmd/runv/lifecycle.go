@@ -41,6 +41,8 @@ type createOptions struct {
 	foreground bool
 	// start: the container is started as soon as it is created.
 	start bool
+	// image is the directory of the checkpoint that it goes on from.
+	image string
 }
 
 // killTimeout bounds the wait for a killed VM process to be gone.
@@ -69,6 +71,9 @@ func (g *globals) plan(o createOptions) (*spec.Plan, error) {
 	}
 	for _, warning := range plan.Warnings {
 		g.log.Warn(warning)
+	}
+	if o.image != "" {
+		return plan, fitsImage(plan, o.image)
 	}
 	return plan, nil
 }
@@ -299,6 +304,7 @@ func (cr *creation) bootstrap() error {
 		Initrd:       cr.g.initrd,
 		Start:        cr.opts.start,
 		Templates:    cr.g.templateDir(cr.plan),
+		Image:        cr.opts.image,
 		HostNetworks: networks,
 		Debug:        cr.g.debug,
 		LogJSON:      cr.g.logFormat == "json",

@@ -99,7 +99,7 @@ func newApp(g *globals) *cli.App {
 func commands(g *globals) []*cli.Command {
 	list := []*cli.Command{
 		runCommand(g), createCommand(g), startCommand(g), execCommand(g), stateCommand(g), killCommand(g), psCommand(g), deleteCommand(g),
-		pauseCommand(g), resumeCommand(g), updateCommand(g), eventsCommand(g),
+		pauseCommand(g), resumeCommand(g), checkpointCommand(g), restoreCommand(g), updateCommand(g), eventsCommand(g),
 		listCommand(g), specCommand(g), featuresCommand(g), checkCommand(g), templateCommand(g), helpCommand(),
 	}
 	for _, command := range list {

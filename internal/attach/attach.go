@@ -36,7 +36,8 @@ type Options struct {
 // stderr.
 type Process struct {
 	Options
-	stdio *stdio
+	stdio     *stdio
+	suspended bool
 }
 
 // New prepares the streams; the request that makes the process names them by

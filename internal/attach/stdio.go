@@ -22,6 +22,8 @@ type stdio struct {
 	*client.Stdio
 	log     *slog.Logger
 	outputs []*output
+	input   *input
+	before  client.Written // what was written on other streams
 }
 
 // output counts what has arrived.
@@ -47,7 +49,7 @@ func newStdio(terminal bool, log *slog.Logger) (*stdio, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stdio{Stdio: s, log: log}, nil
+	return &stdio{Stdio: s, log: log, input: newInput()}, nil
 }
 
 // isNull tells whether f is /dev/null.
@@ -71,34 +73,29 @@ func windowSize() (width, height uint16) {
 func (s *stdio) start() {
 	if s.Terminal != nil {
 		go s.copyIn(s.Terminal)
-		s.copyOut(s.Terminal, os.Stdout)
+		s.copyOut(s.Terminal, os.Stdout, s.before.Terminal)
 		return
 	}
 	if s.Stdin != nil {
 		go s.copyIn(s.Stdin)
 	}
 	if s.Stdout != nil {
-		s.copyOut(s.Stdout, os.Stdout)
+		s.copyOut(s.Stdout, os.Stdout, s.before.Stdout)
 	}
 	if s.Stderr != nil {
-		s.copyOut(s.Stderr, os.Stderr)
+		s.copyOut(s.Stderr, os.Stderr, s.before.Stderr)
 	}
 }
 
-// copyIn copies stdin until its end, which it passes on.
 func (s *stdio) copyIn(stream net.Conn) {
-	_, err := io.Copy(stream, os.Stdin)
-	// A stream that the process has closed is no error: nobody reads on.
-	if err == nil {
-		err = client.CloseWrite(stream)
-	}
-	if err != nil {
+	if err := (gated{s.input, stream}).copy(); err != nil {
 		s.log.Debug("stdin", "err", err)
 	}
 }
 
-func (s *stdio) copyOut(stream net.Conn, file *os.File) {
-	o := &output{file: file, changed: make(chan struct{})}
+// copyOut copies a stream of which before bytes were written elsewhere.
+func (s *stdio) copyOut(stream net.Conn, file *os.File, before uint64) {
+	o := &output{file: file, written: before, changed: make(chan struct{})}
 	s.outputs = append(s.outputs, o)
 	go func() {
 		_, err := io.Copy(o, stream)

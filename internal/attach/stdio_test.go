@@ -22,7 +22,7 @@ func stream(t *testing.T) (s *stdio, guest net.Conn, host *os.File) {
 		t.Fatal(err)
 	}
 	s = &stdio{Stdio: &client.Stdio{}, log: slog.New(slog.DiscardHandler)}
-	s.copyOut(conn, w)
+	s.copyOut(conn, w, 0)
 	t.Cleanup(func() { guest.Close(); r.Close(); w.Close() })
 	return s, guest, r
 }

@@ -32,6 +32,10 @@ type Bootstrap struct {
 	// Start starts the container as soon as it is created, unasked.
 	Start bool
 
+	// Image is the directory of a checkpoint to go on from; empty: none. The
+	// container is running as soon as it is created.
+	Image string `json:",omitempty"`
+
 	// Templates is the directory of the templates; empty: boot.
 	Templates string
 

@@ -4,14 +4,13 @@ import (
 	"slices"
 
 	"runv.dev/runv/internal/cage"
-	"runv.dev/runv/internal/netmirror"
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/virtio/fs"
 )
 
 // confine enters the root and closes the cage. Nothing of the guest has been
 // executed yet.
-func (p *process) confine(root *sandbox.Root, share *fs.Device, mirror *netmirror.Mirror, lacks []string) error {
+func (p *process) confine(root *sandbox.Root, share *fs.Device, m *machine, lacks []string) error {
 	plan := p.boot.Plan
 	keep, err := p.in.Descriptors()
 	if err != nil {
@@ -20,7 +19,10 @@ func (p *process) confine(root *sandbox.Root, share *fs.Device, mirror *netmirro
 	for _, fd := range share.Descriptors() {
 		keep[fd] = "share"
 	}
-	rtnetlink, err := mirror.Descriptors()
+	for _, fd := range m.vm.Descriptors() {
+		keep[fd] = "page map"
+	}
+	rtnetlink, err := m.mirror.Descriptors()
 	if err != nil {
 		return err
 	}

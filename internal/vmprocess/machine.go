@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -15,6 +17,7 @@ import (
 	"runv.dev/runv/agent/protocol"
 	"runv.dev/runv/internal/assets"
 	"runv.dev/runv/internal/cage"
+	"runv.dev/runv/internal/checkpoint"
 	"runv.dev/runv/internal/hooks"
 	"runv.dev/runv/internal/netmirror"
 	"runv.dev/runv/internal/sandbox"
@@ -54,6 +57,12 @@ type machine struct {
 
 	// cloned: the guest's agent waits since long before this process began.
 	cloned bool
+	// saved is the checkpoint that the guest goes on from; nil: none.
+	saved *checkpoint.Image
+
+	vm        *vmm.VM
+	container atomic.Pointer[container] // once it is created
+	saving    sync.Mutex                // held while the container is saved
 }
 
 // newMachine makes a machine that does not run yet, and its devices. The
@@ -147,11 +156,13 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	if err := m.impersonate(); err != nil {
 		return nil, err
 	}
-	vm, err := source.make(m, vmm.Config{
+	m.serveCheckpoints()
+	m.vm, err = source.make(m, vmm.Config{
 		KVM:         p.in.KVM,
 		MemoryBytes: plan.Machine.MemoryBytes,
 		VCPUs:       plan.Machine.VCPUs,
 		Devices:     devices,
+		Checkpoints: true,
 		Log:         p.log,
 		Trace:       p.trace,
 	})
@@ -165,11 +176,11 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	if err := errors.Join(source.Close(), proc.Close()); err != nil {
 		return nil, err
 	}
-	if err := p.confine(root, share, mirror, lacks); err != nil {
+	if err := p.confine(root, share, m, lacks); err != nil {
 		return nil, err
 	}
 	go m.serve()
-	go m.run(vm)
+	go m.run(m.vm)
 	return m, nil
 }
 

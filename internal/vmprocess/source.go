@@ -6,6 +6,7 @@ import (
 
 	"runv.dev/runv/agent/protocol"
 	"runv.dev/runv/internal/assets"
+	"runv.dev/runv/internal/checkpoint"
 	"runv.dev/runv/internal/sandbox"
 	"runv.dev/runv/internal/template"
 	"runv.dev/runv/vmm"
@@ -15,6 +16,7 @@ import (
 // boot.
 type source struct {
 	process  *process
+	image    *checkpoint.Image  // nil: none
 	template *template.Template // nil: none
 	assets   *assets.Assets     // nil: not opened
 }
@@ -33,6 +35,12 @@ func (p *process) shape() template.Shape {
 // and can be trusted, the guest boots.
 func (p *process) openSource() (*source, error) {
 	s := &source{process: p}
+	if p.boot.Image != "" {
+		var err error
+		s.image, err = checkpoint.Open(p.boot.Image)
+		p.trace("checkpoint opened")
+		return s, err
+	}
 	if p.boot.Templates != "" {
 		key, err := p.shape().MakeKey()
 		if err == nil {
@@ -55,6 +63,9 @@ func (p *process) openSource() (*source, error) {
 
 // make makes the machine.
 func (s *source) make(m *machine, cfg vmm.Config) (*vmm.VM, error) {
+	if s.image != nil {
+		return m.restore(s.image, cfg)
+	}
 	if s.template != nil {
 		clone := cfg
 		clone.Snapshot = &s.template.Snapshot
@@ -82,9 +93,28 @@ func (m *machine) boot(guest *assets.Assets, cfg vmm.Config) (*vmm.VM, error) {
 	return vmm.New(cfg)
 }
 
+// restore makes a machine that goes on from a checkpoint.
+func (m *machine) restore(image *checkpoint.Image, cfg vmm.Config) (*vmm.VM, error) {
+	cfg.Snapshot = image.Snapshot()
+	vm, err := vmm.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := image.Check(); err != nil {
+		return nil, errors.Join(err, vm.Close())
+	}
+	m.cloned, m.saved = true, image
+	// Nobody is at the other end of its connections.
+	m.vsock.TransportReset(guestCID)
+	return vm, nil
+}
+
 // Close closes the files; the machine does not need them any more.
 func (s *source) Close() error {
 	var errs []error
+	if s.image != nil {
+		errs = append(errs, s.image.Close())
+	}
 	if s.template != nil {
 		errs = append(errs, s.template.Close())
 	}

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -141,9 +140,6 @@ func (p *process) failed(err error) int {
 	return status
 }
 
-// startedLongAgo is when nobody waits for the start any more.
-const startedLongAgo = 2 * time.Second
-
 // startOnRequest starts the container when the runtime that created it asks; a
 // start by another process comes through agent.sock.
 func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan struct{}) {
@@ -152,15 +148,16 @@ func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan
 		return
 	case <-start:
 	}
-	state, err := json.Marshal(p.state(specs.StateCreated))
-	if err == nil {
-		err = c.client.Start(ctx, p.boot.ID, state)
+	var err error
+	if c.machine.saved == nil { // else it was started long ago
+		var state []byte
+		if state, err = json.Marshal(p.state(specs.StateCreated)); err == nil {
+			err = c.client.Start(ctx, p.boot.ID, state)
+		}
 	}
 	if err == nil {
 		err = p.in.Sync.Started()
 		p.trace("started")
-		// What the start took is of no use to a container that stays.
-		time.AfterFunc(startedLongAgo, debug.FreeOSMemory)
 	} else {
 		status := StatusRuntime
 		if s, ok := client.ExitStatus(err); ok {
@@ -243,6 +240,12 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 	if err != nil {
 		return nil, errors.Join(err, agent.Close())
 	}
+	if m.saved != nil {
+		if err := p.attach(ctx, m, c); err != nil {
+			return nil, errors.Join(err, agent.Close())
+		}
+		return c, nil
+	}
 	network, err := m.mirror.Read()
 	if err != nil {
 		return nil, errors.Join(err, agent.Close())
@@ -264,6 +267,7 @@ func (p *process) createIn(ctx context.Context, m *machine) (*container, error) 
 	c.warn(created.Warnings)
 	go c.followNetwork(network)
 	c.init.Start()
+	m.container.Store(c)
 	return c, nil
 }
 

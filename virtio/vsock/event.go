@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"syscall"
 
@@ -72,6 +73,11 @@ func (e *events) wait(ctx context.Context) error {
 // the CID.
 func (d *Device) TransportReset(cid uint64) {
 	d.guestCID.Store(cid)
+	// The guest takes a packet from a port for one of the connection it had with
+	// it, until its programs have closed that.
+	d.mu.Lock()
+	d.nextPort = firstPort + rand.Uint32N(portAny-firstPort)
+	d.mu.Unlock()
 	d.events.mu.Lock()
 	if d.events.q != nil {
 		d.events.reset = true

@@ -171,8 +171,29 @@ func New(opts Options) (*FS, error) {
 	return f, nil
 }
 
-// Descriptors are those that the share has from the beginning.
-func (f *FS) Descriptors() []int { return []int{f.proc, f.inodes.root.fd} }
+// Descriptors are those that the share has open: from the beginning two, and those
+// of a restored session.
+func (f *FS) Descriptors() []int {
+	list := []int{f.proc}
+	nodes := make(map[*inode]bool)
+	f.handles.mu.Lock()
+	for _, h := range f.handles.byID {
+		list = append(list, h.fd)
+		nodes[h.node] = true
+	}
+	f.handles.mu.Unlock()
+	f.inodes.mu.Lock()
+	defer f.inodes.mu.Unlock()
+	for _, n := range f.inodes.byID { // the root among them
+		nodes[n] = true
+	}
+	for n := range nodes {
+		if n.fd >= 0 {
+			list = append(list, n.fd)
+		}
+	}
+	return list
+}
 
 // Close closes every descriptor. Requests must have ended, or they fail.
 func (f *FS) Close() error {

@@ -75,6 +75,9 @@ func TestRestore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if list := next.Descriptors(); len(list) != 1+next.inodes.open+len(next.handles.byID) {
+				t.Errorf("%d descriptors: %v", len(list), list)
+			}
 			if got, st := next.read(file, read, 100); got != "contents" || st != fuse.OK {
 				t.Errorf("read: %q, %v", got, st)
 			}
