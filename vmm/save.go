@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"runv.dev/runv/virtio"
 	"runv.dev/runv/virtio/mmio"
-	"runv.dev/runv/virtio/virtqueue"
 	"runv.dev/runv/vmm/boot"
 	"runv.dev/runv/vmm/kvm"
 	"runv.dev/runv/vmm/snapshot"
@@ -91,7 +91,7 @@ func (vm *VM) Checkpoint(memory io.Writer) (*snapshot.Machine, error) {
 func (vm *VM) freeze() (devices []mmio.State, thaw func(), err error) {
 	for deadline := time.Now().Add(idleTimeout); ; time.Sleep(idlePause) {
 		devices, thaw, err = vm.tryFreeze()
-		if !errors.Is(err, virtqueue.ErrBusy) || time.Now().After(deadline) {
+		if !errors.Is(err, virtio.ErrBusy) || time.Now().After(deadline) {
 			return devices, thaw, err
 		}
 	}
