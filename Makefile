@@ -108,6 +108,11 @@ sockets: bin/runv ## every socket call natively and in a guest, on the test host
 	@tests/deps test
 	@tests/suite sockets
 
+.PHONY: clones
+clones: bin/runv ## RUNV_TEST_CLONES (1000) clones of one template, 20 at a time, in a host of 4 GiB: no failure, nothing left
+	@tests/deps test
+	@tests/suite clones
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (1m)
 	@tests/deps build

@@ -287,6 +287,8 @@ var attempts = []attempt{
 	{name: "pkey_mprotect", try: call(unix.SYS_PKEY_MPROTECT)},
 	{name: "mremap", try: call(unix.SYS_MREMAP)},
 	{name: "ioctl KVM_RUN", cages: everywhere, want: allowed, try: call(unix.SYS_IOCTL, 0, 0xae80)},
+	{name: "ioctl KVM_GET_REGS", cages: everywhere, want: allowed, try: call(unix.SYS_IOCTL, 0, 0x8090ae81)},
+	{name: "ioctl KVM_SET_REGS", try: call(unix.SYS_IOCTL, 0, 0x4090ae82)},
 	{name: "ioctl KVM_CREATE_VM", try: call(unix.SYS_IOCTL, 0, 0xae01)},
 	{name: "ioctl KVM_SET_USER_MEMORY_REGION", try: call(unix.SYS_IOCTL, 0, 0x4020ae46)},
 	{name: "ioctl KVM_RUN with more bits", try: call(unix.SYS_IOCTL, 0, 1<<32|0xae80)},

@@ -66,6 +66,7 @@ func (o *Options) Groups(pid int) []Group {
 	groups := []Group{
 		{"virtual processors", []Rule{
 			{Calls: []string{"ioctl"}, When: oneOf(1, kvm.RunRequests()...)},
+			{Calls: []string{"ioctl"}, When: oneOf(1, kvm.CheckpointRequests()...), Rare: "one of KVM_GET_XSAVE and KVM_GET_XSAVE2 is enough for a host"},
 		}},
 		{"Go runtime", goRuntime(pid)},
 		{"streams and sockets", streams},

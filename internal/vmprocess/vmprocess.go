@@ -52,6 +52,7 @@ type process struct {
 func Main() int {
 	begun := time.Now()
 	signals := attach.CatchSignals()
+	useSmallPages()
 	os.Clearenv() // what was in it is for the Go runtime, and not for hooks
 	in, err := sandbox.Inherit()
 	if err != nil {

@@ -55,7 +55,9 @@ func TestCheckpoint(t *testing.T) {
 		if got := stateOf(t, restored); got.Status != specs.StateRunning {
 			t.Errorf("status %s", got.Status)
 		}
-		runv(t, nil, "exec", restored, "cat", "/kept").expect(t, "a 1\nb 2\nc 3\nd 4\n", "", 0)
+		if e := runv(t, nil, "exec", restored, "cat", "/kept"); e.status != 0 || e.stdout != "a 1\nb 2\nc 3\nd 4\n" {
+			t.Fatalf("exec: %+v; the container: %s", e, r.stderr.String())
+		}
 		must(t, r.in.Close())
 		r.out.wait(t, "end")
 		if status := r.end(t); status != 5 {

@@ -87,19 +87,19 @@ func (t *Transport) Freeze() (_ *State, thaw func(), err error) {
 	}
 	var frozen []*virtqueue.Queue
 	// Without t.mu, which who closes the transport holds.
-	thaw = func() {
+	undo := func() {
 		for _, q := range frozen {
 			q.Thaw()
 		}
 	}
 	defer func() {
 		if err != nil {
-			thaw()
+			undo()
 		}
 	}()
 	a := t.active.Load()
 	if a == nil {
-		return s, thaw, nil
+		return s, undo, nil
 	}
 	var before []uint32
 	for _, q := range a.queues {
@@ -123,7 +123,7 @@ func (t *Transport) Freeze() (_ *State, thaw func(), err error) {
 	}
 	// One may be on its way. One too many does not matter.
 	s.Interrupts = a.isr.Load() | InterruptUsedBuffer
-	return s, thaw, nil
+	return s, undo, nil
 }
 
 // describe is the state without what the device and its queues know. The caller

@@ -1,6 +1,7 @@
 package mmio_test
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -15,9 +16,10 @@ type stateful struct {
 	state    []byte
 	restored []byte
 	order    string
+	unsaved  error // why it cannot be saved
 }
 
-func (d *stateful) SaveState() ([]byte, error) { return d.state, nil }
+func (d *stateful) SaveState() ([]byte, error) { return d.state, d.unsaved }
 
 func (d *stateful) RestoreState(b []byte) error {
 	d.restored = b
@@ -135,6 +137,15 @@ func TestFreeze(t *testing.T) {
 	}
 	if old.active() == nil || d.Get(mmio.Status) != running {
 		t.Errorf("status %#x after the thaw", d.Get(mmio.Status))
+	}
+	// A device that refuses goes on.
+	old.unsaved = errors.New("not now")
+	if _, _, err := d.Transport.Freeze(); !errors.Is(err, old.unsaved) {
+		t.Errorf("a device that refuses: %v", err)
+	}
+	old.unsaved = nil
+	if _, _, err := old.active().Queues[0].Pop(); err != nil {
+		t.Errorf("a queue of a device that was not frozen: %v", err)
 	}
 	saved, err := d.Transport.Save()
 	if err != nil {
