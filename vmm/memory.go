@@ -2,11 +2,13 @@ package vmm
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -111,14 +113,35 @@ func addPage(list []snapshot.Extent, offset uint64) []snapshot.Extent {
 }
 
 // used lists the runs of pages that are not zero. Pages that were never touched
-// are not looked at, which would take memory for them.
+// are not looked at, which would take memory for them; but those that are mapped
+// from a snapshot have contents before they are touched.
 func (r *ram) used() (runs []snapshot.Extent, err error) {
+	r.mu.Lock()
+	files := slices.Clone(r.files)
+	r.mu.Unlock()
 	var zero [pageSize]byte
+	look := func(list []snapshot.Extent, offset uint64) []snapshot.Extent {
+		if bytes.Equal(r.data[offset:offset+pageSize], zero[:]) {
+			return list
+		}
+		return addPage(list, offset)
+	}
+	var mapped []snapshot.Extent
+	for _, f := range files {
+		for offset := f.Offset; offset < f.Offset+f.Length; offset += pageSize {
+			mapped = look(mapped, offset)
+		}
+	}
 	err = r.pages(func(offset, _ uint64) {
-		if !bytes.Equal(r.data[offset:offset+pageSize], zero[:]) {
-			runs = addPage(runs, offset)
+		for len(files) > 0 && files[0].Offset+files[0].Length <= offset {
+			files = files[1:]
+		}
+		if len(files) == 0 || offset < files[0].Offset {
+			runs = look(runs, offset)
 		}
 	})
+	runs = append(runs, mapped...)
+	slices.SortFunc(runs, func(a, b snapshot.Extent) int { return cmp.Compare(a.Offset, b.Offset) })
 	return runs, err
 }
 

@@ -128,6 +128,48 @@ func TestMemoryFile(t *testing.T) {
 	}
 }
 
+// TestSaveClone saves the memory of a clone that has hardly touched it: what is
+// mapped from the template is memory all the same.
+func TestSaveClone(t *testing.T) {
+	const size = 64 << 20
+	f, err := os.Create(filepath.Join(t.TempDir(), "memory"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(bytes.Repeat([]byte{1}, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	clone := func() *ram {
+		r, err := newRAM(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.release() })
+		return r
+	}
+	r := clone()
+	if err := r.load(&snapshot.Memory{Extents: []snapshot.Extent{{Offset: 8 << 20, Length: 3 << 20}, {Offset: 20 << 20, Length: 1 << 20}}}, f); err != nil {
+		t.Fatal(err)
+	}
+	r.data[9<<20], r.data[1<<20], r.data[40<<20] = 2, 3, 4
+	if err := r.discard(snapshot.Extent{Offset: 10 << 20, Length: 512 << 10}); err != nil {
+		t.Fatal(err)
+	}
+	var saved bytes.Buffer
+	extents, err := r.save(&saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := clone()
+	if err := again.read(&snapshot.Memory{Extents: extents}, &saved); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again.data, r.data) {
+		t.Error("what was saved is not the memory")
+	}
+}
+
 func TestWorking(t *testing.T) {
 	r, err := newRAM(64 << 20)
 	if err != nil {
