@@ -121,14 +121,6 @@ type agent struct {
 	streams map[protocol.Token]chan net.Conn
 }
 
-func (a *agent) Suspend(context.Context, *protocol.SuspendRequest) (*protocol.SuspendResponse, error) {
-	return &protocol.SuspendResponse{}, nil
-}
-
-func (a *agent) Attach(context.Context, *protocol.AttachRequest) (*protocol.AttachResponse, error) {
-	return &protocol.AttachResponse{}, nil
-}
-
 func (a *agent) is(name string) bool { return a.name == name }
 
 // hello says hello, or something else.
