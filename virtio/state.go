@@ -1,11 +1,5 @@
 package virtio
 
-import "runv.dev/runv/virtio/virtqueue"
-
-// ErrBusy is the error of a device that has requests under way and cannot be
-// saved now.
-var ErrBusy = virtqueue.ErrBusy
-
 // Stateful is a device that knows more than its queues say. What it saves is
 // meant for the same version of this program.
 type Stateful interface {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"runv.dev/runv/virtio"
 	"runv.dev/runv/virtio/mmio"
 	"runv.dev/runv/vmm/boot"
 	"runv.dev/runv/vmm/kvm"
@@ -91,7 +90,7 @@ func (vm *VM) Checkpoint(memory io.Writer) (*snapshot.Machine, error) {
 func (vm *VM) freeze() (devices []mmio.State, thaw func(), err error) {
 	for deadline := time.Now().Add(idleTimeout); ; time.Sleep(idlePause) {
 		devices, thaw, err = vm.tryFreeze()
-		if !errors.Is(err, virtio.ErrBusy) || time.Now().After(deadline) {
+		if !errors.Is(err, mmio.ErrBusy) || time.Now().After(deadline) {
 			return devices, thaw, err
 		}
 	}

@@ -8,6 +8,9 @@ import (
 	"runv.dev/runv/virtio/virtqueue"
 )
 
+// ErrBusy is what Freeze fails with while the device is at work.
+var ErrBusy = virtqueue.ErrBusy
+
 // State is a transport and its device between two accesses of the driver, with
 // nothing under way.
 type State struct {
@@ -77,7 +80,7 @@ func (t *Transport) Save() (*State, error) {
 
 // Freeze is Save of a device that goes on when thaw is called: until then it
 // neither takes nor uses a buffer. The guest must not run. The error is
-// virtqueue.ErrBusy while the device is at work; after an error it goes on.
+// ErrBusy while the device is at work; after an error it goes on.
 func (t *Transport) Freeze() (_ *State, thaw func(), err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
