@@ -57,7 +57,7 @@ func setting(t *testing.T, name string, otherwise int) int {
 // as RUNV_TEST_CLONES_TOGETHER says: each does its work, and none leaves anything
 // behind, not even in the kernel.
 func TestManyClones(t *testing.T) {
-	// A host that is emulated on a busy machine does not start 20 in two minutes.
+	// A host that is emulated, on a busy machine, does not start 20 in two minutes.
 	together := setting(t, "RUNV_TEST_CLONES_TOGETHER", min(20, 3*runtime.NumCPU()))
 	count := setting(t, "RUNV_TEST_CLONES", 40)
 	noLeaks(t)
