@@ -64,7 +64,7 @@ func child(name string) int {
 			link, _ := os.Readlink("/proc/self/ns/" + ns)
 			fmt.Fprintln(log, ns, link)
 		}
-		fmt.Fprintln(log, "env", len(os.Environ()))
+		fmt.Fprintln(log, "env", strings.Join(os.Environ(), " "))
 		entries, _ := os.ReadDir("/proc/self/fd")
 		for _, e := range entries {
 			link, _ := os.Readlink("/proc/self/fd/" + e.Name())
@@ -233,7 +233,7 @@ func TestNamespacesAndDescriptors(t *testing.T) {
 		"uts " + link(targetNS("uts")),
 		"net " + link(targetNS("net")),
 		"cgroup " + link("/proc/self/ns/cgroup"),
-		"env 0",
+		"env " + smallPages,
 	} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("the VM process has no %q in:\n%s", want, got)
