@@ -76,6 +76,9 @@ func nativeKVM() error {
 		return fmt.Errorf("/dev/kvm has API version %d (%v), want 12", version, err)
 	}
 	vm, err := unix.IoctlRetInt(int(kvm.Fd()), kvmCreateVM)
+	for err == unix.EINTR { // the Go runtime's own signals
+		vm, err = unix.IoctlRetInt(int(kvm.Fd()), kvmCreateVM)
+	}
 	if err != nil {
 		return fmt.Errorf("/dev/kvm cannot create a VM: %w", err)
 	}
