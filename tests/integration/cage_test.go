@@ -132,6 +132,7 @@ func checkDescriptors(t *testing.T, pid int) {
 		{"socket", `^socket:\[\d+\]$`},
 		{"log", `/log$`},
 		{"proc", `/\d+/fd$`},
+		{"page map", `/\d+/pagemap$`},
 		{"share", `/rootfs(/.*)?$|^/$|^/(bin|etc|dev|proc|sys|tmp)(/.*)?$`},
 	}
 	count := make(map[string]int)
