@@ -123,8 +123,17 @@ func (p *process) run(signals <-chan os.Signal) int {
 	if p.boot.Start {
 		start <- struct{}{} // nobody else has sent anything
 	}
-	go p.startOnRequest(ctx, c, start)
-	return c.wait(signals)
+	requests, finish := context.WithCancel(ctx)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		p.startOnRequest(requests, c, start)
+	}()
+	status := c.wait(signals)
+	// Whoever asked for the start hears of it before this process ends.
+	finish()
+	<-answered
+	return status
 }
 
 // failed reports to the runtime, which tells the user, why there is no
@@ -141,8 +150,8 @@ func (p *process) failed(err error) int {
 	return status
 }
 
-// startOnRequest starts the container when the runtime that created it asks; a
-// start by another process comes through agent.sock.
+// startOnRequest starts the container when the runtime that created it asks, if
+// it does before ctx ends; a start by another process comes through agent.sock.
 func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan struct{}) {
 	select {
 	case <-ctx.Done():
@@ -153,7 +162,7 @@ func (p *process) startOnRequest(ctx context.Context, c *container, start <-chan
 	if c.machine.saved == nil { // else it was started long ago
 		var state []byte
 		if state, err = json.Marshal(p.state(specs.StateCreated)); err == nil {
-			err = c.client.Start(ctx, p.boot.ID, state)
+			err = c.client.Start(context.WithoutCancel(ctx), p.boot.ID, state)
 		}
 	}
 	if err == nil {
