@@ -2,6 +2,7 @@ package virtio
 
 import (
 	"fmt"
+	"sync"
 
 	"runv.dev/runv/virtio/virtqueue"
 )
@@ -27,6 +28,32 @@ func (q ActiveQueue) Serve(stop <-chan struct{}, handle func(*virtqueue.Chain) (
 		if err := q.Done(head, n); err != nil {
 			return err
 		}
+	}
+}
+
+// ServeAll has Serve work on the queues in the background, each with the handler
+// at its index; one without a handler, or not enabled, is left out. What Serve
+// fails with goes to fail. stop ends it all and waits for that.
+func (a Activation) ServeAll(handlers []func(*virtqueue.Chain) (uint32, error), fail func(queue int, err error)) (stop func()) {
+	stopped := make(chan struct{})
+	var running sync.WaitGroup
+	for i, handle := range handlers {
+		q := a.Queues[i]
+		if handle == nil || q.Queue == nil {
+			continue
+		}
+		running.Go(func() {
+			if err := q.Serve(stopped, handle); err != nil {
+				fail(i, err)
+			}
+		})
+	}
+	return func() {
+		close(stopped)
+		for _, q := range a.Queues {
+			_ = q.Kick.Signal() // fails only if closed, which ends Serve as well
+		}
+		running.Wait()
 	}
 }
 

@@ -33,7 +33,6 @@ const (
 	inflateQueue = iota
 	deflateQueue
 	reportingQueue
-	numQueues
 )
 
 // Device is a balloon device.
@@ -82,34 +81,14 @@ func (d *Device) Activate(a virtio.Activation) error {
 	if reporting && a.Queues[reportingQueue].Queue == nil {
 		return errors.New("balloon: no queue for reports")
 	}
-	handlers := [numQueues]func(*virtqueue.Chain) (uint32, error){
-		inflateQueue: pages,
-		deflateQueue: pages,
-	}
+	handlers := []func(*virtqueue.Chain) (uint32, error){inflateQueue: pages, deflateQueue: pages}
 	if reporting {
-		handlers[reportingQueue] = func(c *virtqueue.Chain) (uint32, error) { return 0, d.report(a.Mem, c) }
-	}
-	stop := make(chan struct{})
-	var running sync.WaitGroup
-	for i, handle := range handlers {
-		q := a.Queues[i]
-		if handle == nil || q.Queue == nil {
-			continue
-		}
-		running.Go(func() {
-			if err := q.Serve(stop, handle); err != nil {
-				a.Fail(fmt.Errorf("balloon: queue %d: %w", i, err))
-			}
-		})
+		handlers = append(handlers, func(c *virtqueue.Chain) (uint32, error) { return 0, d.report(a.Mem, c) })
 	}
 	d.reporting.Store(reporting)
-	d.stop = func() {
-		close(stop)
-		for _, q := range a.Queues {
-			_ = q.Kick.Signal() // fails only if closed, which ends Serve as well
-		}
-		running.Wait()
-	}
+	d.stop = a.ServeAll(handlers, func(queue int, err error) {
+		a.Fail(fmt.Errorf("balloon: queue %d: %w", queue, err))
+	})
 	return nil
 }
 

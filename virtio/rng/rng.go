@@ -56,22 +56,12 @@ func (d *Device) Activate(a virtio.Activation) error {
 	if d.stop != nil {
 		return errors.New("rng: active already")
 	}
-	q := a.Queues[0]
-	if q.Queue == nil {
+	if a.Queues[0].Queue == nil {
 		return errors.New("rng: queue not enabled")
 	}
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := q.Serve(stop, d.fill); err != nil {
-			a.Fail(fmt.Errorf("rng: %w", err))
-		}
-	}()
-	d.stop = func() {
-		close(stop)
-		_ = q.Kick.Signal() // fails only if closed, which ends Serve as well
-		<-done
-	}
+	d.stop = a.ServeAll([]func(*virtqueue.Chain) (uint32, error){d.fill}, func(_ int, err error) {
+		a.Fail(fmt.Errorf("rng: %w", err))
+	})
 	return nil
 }
 
