@@ -20,6 +20,9 @@ type activation struct {
 
 func (a *activation) current() bool { return a.t.active.Load() == a }
 
+// interrupt signals the driver, whether or not it has acknowledged the last
+// interrupt: runv's own kernel does not, where InterruptStatus would tell it
+// nothing new.
 func (a *activation) interrupt(bit uint32) {
 	if !a.current() {
 		return

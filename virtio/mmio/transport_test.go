@@ -4,10 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/eventfd"
+	"runv.dev/runv/internal/guestmem"
 	"runv.dev/runv/virtio/mmio"
 	"runv.dev/runv/virtio/virtiotest"
 	"runv.dev/runv/virtio/virtqueue"
@@ -319,6 +324,37 @@ func TestInterrupts(t *testing.T) {
 	}
 	if s := d.Get(mmio.Status); s != running || log.Len() != 0 {
 		t.Errorf("status %#x; log %q", s, log)
+	}
+}
+
+func TestInterruptsUnacknowledged(t *testing.T) {
+	dev := &device{}
+	mem, err := guestmem.New(guestmem.Region{Data: make([]byte, guestmem.PageSize)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	irq, err := eventfd.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer irq.Close()
+	tr, err := mmio.New(dev, mem, irq, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	for _, w := range [][2]uint32{
+		{mmio.Status, ack}, {mmio.Status, negotiating},
+		{mmio.DriverFeaturesSel, 1}, {mmio.DriverFeatures, mmio.FeatureVersion1 >> 32},
+		{mmio.Status, negotiated}, {mmio.Status, running},
+	} {
+		tr.Write(uint64(w[0]), binary.LittleEndian.AppendUint32(nil, w[1]))
+	}
+	for i := range 3 {
+		dev.active().ConfigChanged()
+		if n, err := unix.Read(irq.FD(), make([]byte, 8)); n != 8 {
+			t.Fatalf("interrupt %d: %d bytes, %v", i, n, err)
+		}
 	}
 }
 
