@@ -75,6 +75,7 @@ type Conn struct {
 	rxCnt    uint32 // received
 	fwdCnt   uint32 // consumed
 	told     uint32 // fwdCnt as the peer knows it
+	updates  int    // of told, while bufAlloc can grow
 
 	// Sending.
 	txCnt     uint32 // sent

@@ -60,7 +60,7 @@ type Options struct {
 
 	// Window is the receive buffer of a connection in bytes, which is the
 	// credit the guest gets; default 256 KiB. Memory is taken for what is in
-	// it only.
+	// it only. A stream that carries much gets four times that.
 	Window uint32
 
 	// MaxBuffer bounds the receive buffers of all connections together, in
@@ -85,6 +85,8 @@ type Options struct {
 }
 
 const (
+	wideWindow      = 4 // times Options.Window
+	widenAfter      = 4 // credit updates
 	smallWindow     = 16 << 10
 	seqpacketWindow = 128 << 10
 )

@@ -142,6 +142,42 @@ func TestReceiveCredit(t *testing.T) {
 	}
 }
 
+func TestCreditGrows(t *testing.T) {
+	for name, c := range map[string]struct {
+		budget uint64
+		want   []uint32
+	}{
+		"with room":    {1 << 20, []uint32{100, 100, 100, 200, 400, 400}},
+		"for one step": {500, []uint32{100, 100, 100, 200, 200, 200}},
+		"without room": {250, []uint32{100, 100, 100, 100, 100, 100}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, g := start(t, Options{Window: 100, MaxBuffer: c.budget}, guestOptions{})
+			conn := accepted(t, d, g, TypeStream, 100)
+			size := uint32(100)
+			for i, want := range c.want {
+				g.send(from(OpRW, 100, 0), strings.Repeat("x", int(size)))
+				read(t, conn, int(size))
+				if p := g.expect(OpCreditUpdate); p.BufAlloc != want {
+					t.Fatalf("update %d is %+v, want %d", i, p.Header, want)
+				}
+				size = want
+			}
+			conn.Close()
+			g.expect(OpShutdown)
+			g.send(from(OpRst, 100, 0), "")
+			for d.Connections() > 0 {
+				time.Sleep(time.Millisecond)
+			}
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.buffers != 0 {
+				t.Errorf("%d bytes are still taken", d.buffers)
+			}
+		})
+	}
+}
+
 func TestCreditUpdateTravelsWithData(t *testing.T) {
 	d, g := start(t, Options{Window: 100}, guestOptions{})
 	c := accepted(t, d, g, TypeStream, 100)

@@ -219,7 +219,27 @@ func (c *Conn) creditDue() bool {
 		return false
 	}
 	c.pending |= pendCreditUpdate
+	c.widen()
 	return true
+}
+
+// widen gives a stream that carries much more credit, so that there is less to
+// be told. The caller holds mu.
+func (c *Conn) widen() {
+	d := c.dev
+	if c.typ != TypeStream || c.bufAlloc < d.window || c.bufAlloc >= d.window*wideWindow {
+		return
+	}
+	if c.updates++; c.updates < widenAfter {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// Half is left for connections to come.
+	if d.buffers+uint64(c.bufAlloc) <= d.maxBuffer/2 {
+		d.buffers += uint64(c.bufAlloc)
+		c.bufAlloc *= 2
+	}
 }
 
 // deliver takes the payload of an RW packet. The caller holds mu and has
