@@ -1,10 +1,10 @@
 /*
  * How fast sockets are between this program and the peer:
  *
- *   tsi speed ADDR [SECONDS]
+ *   tsi speed ADDR [SECONDS [NAME...]]
  *
  * One line a measurement: its name, a number, its unit. More is better, but for
- * a unit of time.
+ * a unit of time. Without a NAME, all are made.
  */
 #include "tsi.h"
 
@@ -98,7 +98,7 @@ static void streams(const char *name, int count, bool up)
 	}
 }
 
-static void requests(void)
+static void requests(const char *name)
 {
 	int control, fd = dial(&control);
 	double begun = now();
@@ -109,12 +109,12 @@ static void requests(void)
 		must("request", send(fd, buffer, SMALL, 0) == SMALL);
 		must("response", recv(fd, buffer, SMALL, MSG_WAITALL) == SMALL);
 	}
-	report("request and response", (now() - begun) / (double)count * 1e6, "us");
+	report(name, (now() - begun) / (double)count * 1e6, "us");
 	close(fd);
 	close(control);
 }
 
-static void connections(void)
+static void connections(const char *name)
 {
 	int control = peer_control(host), fd;
 	struct ad a = at(host, (int)peer_tell(control, "L%d", family()));
@@ -130,16 +130,17 @@ static void connections(void)
 		must("EOF", recv(fd, &c, 1, 0) == 0);
 		close(fd);
 	}
-	report("connections", (double)count / (now() - begun), "1/s");
+	report(name, (double)count / (now() - begun), "1/s");
 	close(control);
 }
 
-static void datagrams(void)
+static void datagrams(const char *name)
 {
 	int control = peer_control(host), fd;
 	struct ad a = at(host, (int)peer_tell(control, "U%d", family()));
-	double begun;
 	long count = 0, got;
+	char line[64];
+	double begun;
 
 	fd = socket(a.sa.sa_family, SOCK_DGRAM, 0);
 	must("connect", fd >= 0 && CONNECT(fd, a) == 0);
@@ -148,28 +149,45 @@ static void datagrams(void)
 		if (send(fd, buffer, SMALL, 0) < 0 && errno != ENOBUFS && errno != EAGAIN)
 			must("send", false);
 	got = peer_tell(control, "X");
-	report("datagrams sent", (double)count / seconds, "1/s");
-	report("datagrams arrived", (double)got / seconds, "1/s");
+	snprintf(line, sizeof(line), "%s sent", name);
+	report(line, (double)count / seconds, "1/s");
+	snprintf(line, sizeof(line), "%s arrived", name);
+	report(line, (double)got / seconds, "1/s");
 	close(fd);
 	close(control);
 }
 
+static void one_out(const char *name) { streams(name, 1, true); }
+static void one_in(const char *name) { streams(name, 1, false); }
+static void many_out(const char *name) { streams(name, STREAMS, true); }
+static void many_in(const char *name) { streams(name, STREAMS, false); }
+
+static const struct { const char *name; void (*run)(const char *name); } measurements[] = {
+	{ "1 stream out", one_out }, { "1 stream in", one_in },
+	{ "8 streams out", many_out }, { "8 streams in", many_in },
+	{ "request and response", requests }, { "connections", connections }, { "datagrams", datagrams },
+};
+
 int speed_main(int argc, char **argv)
 {
+	bool chosen;
+	size_t i;
+	int j;
+
 	if (argc < 2) {
-		fprintf(stderr, "usage: tsi speed ADDR [SECONDS]\n");
+		fprintf(stderr, "usage: tsi speed ADDR [SECONDS [NAME...]]\n");
 		return 2;
 	}
 	host = argv[1];
 	if (argc > 2)
 		seconds = atof(argv[2]);
 	signal(SIGPIPE, SIG_IGN);
-	streams("1 stream out", 1, true);
-	streams("1 stream in", 1, false);
-	streams("8 streams out", STREAMS, true);
-	streams("8 streams in", STREAMS, false);
-	requests();
-	connections();
-	datagrams();
+	for (i = 0; i < sizeof(measurements) / sizeof(measurements[0]); i++) {
+		chosen = argc <= 3;
+		for (j = 3; j < argc; j++)
+			chosen = chosen || strcmp(argv[j], measurements[i].name) == 0;
+		if (chosen)
+			measurements[i].run(measurements[i].name);
+	}
 	return 0;
 }
