@@ -209,13 +209,13 @@ func diff(a, b []string) []string {
 	return list
 }
 
-// TestManySockets opens and closes thousands, in a guest that would not have
-// the memory for a leak of a few KiB each.
+// TestManySockets opens and closes thousands, and compares what works and how
+// many sockets the kernels have left over.
 func TestManySockets(t *testing.T) {
 	noLeaks(t)
 	count := os.Getenv("RUNV_TEST_SOCKET_COUNT")
 	if count == "" {
-		count = "5000"
+		count = "1000"
 	}
 	name := tsiNetns(t)
 	native, err := exec.Command("ip", "netns", "exec", name, tsiProgram(t), "stress", count).Output()

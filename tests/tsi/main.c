@@ -27,7 +27,7 @@ static int settle_ms = 150;
 static char prefix[128];
 static pthread_mutex_t output = PTHREAD_MUTEX_INITIALIZER;
 
-enum { CASE_SECONDS = 30 };
+enum { CASE_SECONDS = 120 };
 
 int stress_main(int argc, char **argv);
 int inherited_main(int fd);

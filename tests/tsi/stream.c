@@ -469,7 +469,7 @@ TCP_CASE(stream_urgent)
 	V(n);
 	R(recv(s, buf, 1, MSG_OOB));
 	R(recv(s, buf, 1, MSG_OOB));
-	R(recv(s, buf, 100, 0));
+	R(recv(s, buf, 100, MSG_DONTWAIT));
 	R(send(s, "!", 1, MSG_OOB));
 	R(set_int(s, SOL_SOCKET, SO_OOBINLINE, 1));
 	V(get_int(s, SOL_SOCKET, SO_OOBINLINE));

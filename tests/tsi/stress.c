@@ -1,6 +1,6 @@
 /*
  * Many sockets: what leaks or breaks down does so here. Prints how many calls
- * came out as they should.
+ * came out as they should, and how many sockets are left over.
  */
 #include "tsi.h"
 
@@ -53,17 +53,50 @@ static void *serve(void *arg)
 	return NULL;
 }
 
+/* How many sockets of programs the kernel has in this network namespace. */
+static int alive(void)
+{
+	FILE *f = fopen("/proc/net/sockstat", "r");
+	int n;
+
+	if (!f || fscanf(f, "sockets: used %d", &n) != 1) {
+		perror("tsi stress: /proc/net/sockstat");
+		exit(1);
+	}
+	fclose(f);
+	return n;
+}
+
+/* Prints what is left when what is closing has closed. */
+static void leftover(int before)
+{
+	long long begun = now_ms();
+	int after;
+
+	while ((after = alive()) > before && now_ms() - begun < 60000)
+		usleep(100000);
+	printf("sockets: %d left\n", after > before ? after - before : 0);
+}
+
 int stress_main(int argc, char **argv)
 {
 	static const struct { int family, type; const char *name, *host; } kinds[] = {
 		{ AF_INET, SOCK_STREAM, "TCP", "127.0.0.1" }, { AF_INET, SOCK_DGRAM, "UDP", "127.0.0.1" },
 		{ AF_INET6, SOCK_STREAM, "TCP over IPv6", "::1" }, { AF_INET6, SOCK_DGRAM, "UDP over IPv6", "::1" },
 	};
-	int n = argc > 1 ? atoi(argv[1]) : 1000, i, l;
+	int n = argc > 1 ? atoi(argv[1]) : 1000, before, i, l;
 	pthread_t server, threads[THREADS];
 	size_t k;
 
 	signal(SIGPIPE, SIG_IGN);
+	l = socket(AF_INET, SOCK_STREAM, 0);
+	where = at("127.0.0.1", 0);
+	if (BIND(l, where) < 0 || listen(l, 128) < 0) {
+		perror("tsi stress");
+		return 1;
+	}
+	where = local_of(l);
+	before = alive();
 	for (k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
 		int opened = 0, bound = 0;
 
@@ -80,18 +113,12 @@ int stress_main(int argc, char **argv)
 		printf("%s: %d opened, %d bound\n", kinds[k].name, opened, bound);
 		fflush(stdout);
 	}
-	l = socket(AF_INET, SOCK_STREAM, 0);
-	where = at("127.0.0.1", 0);
-	if (BIND(l, where) < 0 || listen(l, 128) < 0) {
-		perror("tsi stress");
-		return 1;
-	}
-	where = local_of(l);
 	pthread_create(&server, NULL, serve, &l);
 	for (i = 0; i < THREADS; i++)
 		pthread_create(&threads[i], NULL, exchange, (void *)(long)i);
 	for (i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	printf("exchanges: %d of %d\n", sum, THREADS * EXCHANGES);
+	leftover(before);
 	return 0;
 }
