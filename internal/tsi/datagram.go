@@ -163,8 +163,8 @@ func (d *datagram) send(m *message) error {
 	switch {
 	case m.id != d.id:
 		return errID
-	case k == nil || d.sticky != 0:
-		return nil // the next reply says why
+	case k == nil || d.sticky != 0: // the next reply says why
+		return d.sent(m, 0)
 	case len(m.data) > maxPayload:
 		return errLength
 	}
@@ -172,9 +172,9 @@ func (d *datagram) send(m *message) error {
 	if m.addr.family != familyNone {
 		if errno := d.reachable(&m.addr); errno != 0 {
 			if errno == unix.ECONNREFUSED && !d.peer {
-				return nil // nobody tells the sender, as nobody listens
+				errno = 0 // nobody tells the sender, as nobody listens
 			}
-			return d.error(errno, &m.addr)
+			return d.sent(m, errno)
 		}
 		s := newSockaddr(&m.addr)
 		to = &s
@@ -194,11 +194,22 @@ func (d *datagram) send(m *message) error {
 		if errno == 0 {
 			d.srv.counters.datagramsSent.Add(1)
 			d.srv.counters.bytesSent.Add(uint64(len(m.data)))
-			return nil
 		}
-		if err := d.error(errno, &m.addr); err != nil {
+		if err := d.sent(m, errno); err != nil || errno == 0 || m.flags&flagConfirm != 0 {
 			return err
 		}
+	}
+	return nil
+}
+
+// sent tells the guest what became of a datagram: by a reply if it wants one,
+// otherwise of an error only.
+func (d *datagram) sent(m *message, errno unix.Errno) error {
+	switch {
+	case m.flags&flagConfirm != 0:
+		return d.answer(m, 0, errno, nil)
+	case errno != 0:
+		return d.error(errno, &m.addr)
 	}
 	return nil
 }

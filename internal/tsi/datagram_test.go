@@ -381,3 +381,44 @@ func TestDatagramPolicy(t *testing.T) {
 		t.Errorf("%+v", ev)
 	}
 }
+
+func TestDatagramConfirmed(t *testing.T) {
+	g := newGuest(t, Options{Policy: &Policy{HostNamespace: true}})
+	server, addr := udpServer(t, "127.0.0.2:0")
+	own := newGuest(t, Options{})
+	for _, c := range []struct {
+		name string
+		g    *guest
+		to   address
+		want unix.Errno
+	}{
+		{"a server", own, addr, 0},
+		{"nobody, who does not say so", own, inet("127.0.0.1:9"), 0},
+		{"no way", own, inet("192.0.2.1:9"), unix.ENETUNREACH},
+		{"broadcast without SO_BROADCAST", own, inet("127.255.255.255:9"), unix.EACCES},
+		{"loopback of the host, as nobody", g, addr, 0},
+		{"by policy", g, inet("169.254.169.254:80"), unix.EPERM},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := c.g.socket(familyInet, unix.SOCK_DGRAM)
+			s.send(opData, flagConfirm, 0, dataBody(c.to, address{}, notGiven, notGiven, []byte("x")))
+			a := s.recv()
+			if a.op != opData|opReply || a.id != s.id || unix.Errno(a.value) != c.want {
+				t.Fatalf("%+v, want the reply %v", a, c.want)
+			}
+		})
+	}
+	if got, _ := readUDP(t, server); got != "x" {
+		t.Errorf("the server has %q", got)
+	}
+	server.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, _, err := server.ReadFromUDP(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes more", n)
+	}
+	s := own.socket(familyInet, unix.SOCK_DGRAM)
+	s.send(opBind, flagNoReply, 0, addressBody(inet("192.0.2.1:1")))
+	s.send(opData, flagConfirm, 0, dataBody(addr, address{}, notGiven, notGiven, []byte("x")))
+	if a := s.recv(); unix.Errno(a.value) != unix.EADDRNOTAVAIL {
+		t.Errorf("after a failed bind: %+v", a)
+	}
+}

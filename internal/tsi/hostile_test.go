@@ -94,6 +94,8 @@ func TestHostile(t *testing.T) {
 		{"longest message", packet, false, frame(opData, 0, 42, 0, make([]byte, maxMessage-headerSize+1))},
 		{"data without payload or head", packet, false, frame(opData, 0, 42, 0, data[:71])},
 		{"data with a flag", packet, false, frame(opData, flagNoReply, 42, 0, data)},
+		{"data with another flag", packet, false, frame(opData, flagConfirm<<1, 42, 0, data)},
+		{"confirmed bind", packet, false, frame(opBind, flagConfirm, 42, 0, any4)},
 		{"data of another", packet, false, frame(opData, 0, 43, 0, data)},
 		{"data with a value", packet, false, frame(opData, 0, 42, 1, data)},
 		{"data, type of service", packet, false, frame(opData, 0, 42, 0, edit(data, 65, 1))},

@@ -33,6 +33,7 @@ const (
 const (
 	flagNoReply = 1 // of a request
 	flagLocal   = 2 // of a reply
+	flagConfirm = 4 // of DATA
 )
 
 // Sizes in bytes.
@@ -142,7 +143,11 @@ func parse(b []byte) (message, error) {
 		value: le.Uint32(b[12:]),
 	}
 	body := b[headerSize:]
-	if m.flags&^flagNoReply != 0 || (m.op == opData && m.flags != 0) {
+	allowed := uint16(flagNoReply)
+	if m.op == opData {
+		allowed = flagConfirm
+	}
+	if m.flags&^allowed != 0 {
 		return m, errFlags
 	}
 	switch m.op {

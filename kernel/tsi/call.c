@@ -145,6 +145,14 @@ static void tsi_pump_any(struct tsi_sock *t, struct tsi_conn *c)
 		tsi_dgram_pump(t, c);
 }
 
+/* No reply is expected, and none will be written to where it was to go. */
+void tsi_unwant(struct tsi_conn *c)
+{
+	mutex_lock(&c->pump);
+	c->reply = NULL;
+	mutex_unlock(&c->pump);
+}
+
 /* Waits for the reply c->want names. */
 int tsi_wait_reply(struct tsi_sock *t, struct tsi_conn *c)
 {
@@ -171,13 +179,12 @@ int tsi_wait_reply(struct tsi_sock *t, struct tsi_conn *c)
 		timeout = wait_woken(&wait, TASK_KILLABLE, timeout);
 	}
 	remove_wait_queue(&c->wait, &wait);
-	mutex_lock(&c->pump);
-	c->reply = NULL;
-	mutex_unlock(&c->pump);
+	tsi_unwant(c);
 	return err;
 }
 
-static void tsi_want(struct tsi_conn *c, u16 op, struct tsi_reply *reply)
+/* Expects the reply to a request that is about to be sent. */
+void tsi_want(struct tsi_conn *c, u16 op, struct tsi_reply *reply)
 {
 	mutex_lock(&c->pump);
 	c->want = op | TSI_REPLY;
@@ -210,9 +217,7 @@ int tsi_request(struct tsi_sock *t, struct tsi_conn *c, u16 op, u32 value,
 	if (!err)
 		err = tsi_wait_reply(t, c);
 	if (err) {
-		mutex_lock(&c->pump);
-		c->reply = NULL;
-		mutex_unlock(&c->pump);
+		tsi_unwant(c);
 		kernel_sock_shutdown(c->sock, SHUT_RDWR);
 		return err;
 	}

@@ -22,7 +22,6 @@ void tsi_connect_failed(struct tsi_sock *t, struct tsi_conn *c, int err,
 	if (mine) {
 		WRITE_ONCE(sk->sk_err, -err);
 		/* What the native code goes by when nothing is left. */
-		sock_set_flag(sk, SOCK_DONE);
 		WRITE_ONCE(sk->sk_shutdown, SHUTDOWN_MASK);
 		smp_store_release(&t->state, TSI_NEW);
 	}
@@ -76,7 +75,6 @@ void tsi_connect_done(struct tsi_sock *t, struct tsi_conn *c,
 /* The native socket looks like a fresh one (t->lock held). */
 static void tsi_freshen(struct sock *sk)
 {
-	sock_reset_flag(sk, SOCK_DONE);
 	WRITE_ONCE(sk->sk_shutdown, 0);
 }
 
@@ -238,7 +236,7 @@ int tsi_disconnect(struct tsi_sock *t)
 	memset(&t->peer, 0, sizeof(t->peer));
 	spin_unlock_bh(&t->slock);
 	tsi_conn_drop(t);
-	t->hbound = false;
+	tsi_port_return(t);
 	if (err)
 		WRITE_ONCE(sk->sk_err, err);
 	sk->sk_state_change(sk);

@@ -9,11 +9,6 @@
 
 #include "tsi.h"
 
-static bool tsi_is_udp(const struct sock *sk)
-{
-	return sk->sk_protocol == IPPROTO_UDP;
-}
-
 /* Whether a datagram to the address stays in the guest. */
 static bool tsi_dgram_local(struct sock *sk, const struct tsi_addr *a)
 {
@@ -73,15 +68,15 @@ static int tsi_dgram_addr(struct sock *sk, struct tsi_addr *a,
 	return tsi_addr_get(a, sk, sa, len);
 }
 
-/* t->lock held */
-static int tsi_dgram_unlink(struct tsi_sock *t)
+/* Disconnects; a port nobody chose is given back, if asked for (t->lock held). */
+static int tsi_dgram_unlink(struct tsi_sock *t, bool give_back)
 {
 	struct tsi_addr none = {};
 	struct tsi_reply r = {};
 	struct tsi_conn *c;
 	int err = 0;
 
-	if (!t->linked)
+	if (!t->linked && !(give_back && t->hbound))
 		return 0;
 	c = tsi_conn_get(t);
 	if (c)
@@ -92,10 +87,11 @@ static int tsi_dgram_unlink(struct tsi_sock *t)
 	memset(&t->peer, 0, sizeof(t->peer));
 	if (!err && r.local.family) {
 		t->local = r.local;
-		/* A port nobody chose is given back. */
 		t->hbound = r.local.port;
 	}
 	spin_unlock_bh(&t->slock);
+	if (give_back && !t->chosen)
+		t->want.port = 0;
 	tsi_conn_put(c);
 	return 0;
 }
@@ -145,30 +141,29 @@ int tsi_dgram_connect(struct socket *sock, struct sockaddr *addr, int len,
 		return -EINVAL;
 	if (addr->sa_family == AF_UNSPEC) {
 		mutex_lock(&t->lock);
-		err = tsi_dgram_unlink(t);
+		err = tsi_dgram_unlink(t, true);
 		if (!err)
 			err = t->native->connect(sock, addr, len, flags);
-		t->nlinked = false;
+		WRITE_ONCE(t->nlinked, false);
+		t->nbound = t->nbound && inet_sk(sk)->inet_num;
 		mutex_unlock(&t->lock);
 		return err;
 	}
 	err = tsi_dgram_addr(sk, &a, addr, len);
 	if (err)
 		return err;
-	if (tsi_addr_broadcast(&a) && !sock_flag(sk, SOCK_BROADCAST))
-		return -EACCES;
 	mutex_lock(&t->lock);
 	if (tsi_dgram_local(sk, &a)) {
 		err = t->native->connect(sock, addr, len, flags);
 		if (!err) {
-			tsi_dgram_unlink(t);
-			t->nlinked = true;
+			tsi_dgram_unlink(t, false);
+			WRITE_ONCE(t->nlinked, true);
 		}
 	} else {
 		err = tsi_dgram_link(t, &a);
 		if (!err && t->nlinked) {
 			t->native->connect(sock, &unspec, sizeof(unspec), 0);
-			t->nlinked = false;
+			WRITE_ONCE(t->nlinked, false);
 		}
 	}
 	mutex_unlock(&t->lock);
@@ -195,157 +190,102 @@ int tsi_dgram_shutdown(struct socket *sock, int how)
 	return 0;
 }
 
-static int tsi_cmsg_int(struct cmsghdr *cmsg, int min, int max, __le32 *out)
-{
-	int val;
-
-	if (cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
-		val = *(int *)CMSG_DATA(cmsg);
-	else if (cmsg->cmsg_len == CMSG_LEN(sizeof(u8)))
-		val = *(u8 *)CMSG_DATA(cmsg);
-	else
-		return -EINVAL;
-	if (val < min || val > max)
-		return -EINVAL;
-	*out = cpu_to_le32(val < 0 ? TSI_UNSET : val);
-	return 0;
-}
-
-static int tsi_cmsg_pktinfo(struct sock *sk, struct cmsghdr *cmsg,
-			    struct tsi_data_msg *d)
-{
-	struct in6_pktinfo *i6 = (void *)CMSG_DATA(cmsg);
-	struct in_pktinfo *i4 = (void *)CMSG_DATA(cmsg);
-	struct in6_addr src;
-
-	if (cmsg->cmsg_level == SOL_IP) {
-		if (cmsg->cmsg_len != CMSG_LEN(sizeof(*i4)))
-			return -EINVAL;
-		if (!i4->ipi_spec_dst.s_addr)
-			return 0;
-		ipv6_addr_set_v4mapped(i4->ipi_spec_dst.s_addr, &src);
-	} else {
-		if (cmsg->cmsg_len < CMSG_LEN(sizeof(*i6)))
-			return -EINVAL;
-		if (ipv6_addr_any(&i6->ipi6_addr))
-			return 0;
-		src = i6->ipi6_addr;
-	}
-	if (sk->sk_family == AF_INET) {
-		tsi_addr_any(&d->local, AF_INET, 0);
-		memcpy(d->local.addr, &src.s6_addr32[3], 4);
-	} else {
-		tsi_addr_any(&d->local, AF_INET6, 0);
-		memcpy(d->local.addr, &src, sizeof(src));
-	}
-	return 0;
-}
-
-/* Ancillary data of a datagram to the host. */
-static int tsi_dgram_cmsgs(struct sock *sk, struct msghdr *msg,
-			   struct tsi_data_msg *d)
-{
-	struct cmsghdr *cmsg;
-	int err = 0;
-
-	for_each_cmsghdr(cmsg, msg) {
-		if (!CMSG_OK(msg, cmsg))
-			return -EINVAL;
-		switch (cmsg->cmsg_level) {
-		case SOL_SOCKET:
-			/* SO_MARK, SO_TXTIME and time stamps do not travel. */
-			if (cmsg->cmsg_type != SCM_RIGHTS &&
-			    cmsg->cmsg_type != SCM_CREDENTIALS)
-				err = -EOPNOTSUPP;
-			break;
-		case SOL_UDP:
-			/* What a device without segmentation offload says. */
-			if (tsi_is_udp(sk))
-				err = cmsg->cmsg_type == UDP_SEGMENT ? -EIO :
-								       -EINVAL;
-			break;
-		case SOL_IP:
-			if (cmsg->cmsg_type == IP_TOS)
-				err = tsi_cmsg_int(cmsg, 0, 255, &d->tos);
-			else if (cmsg->cmsg_type == IP_TTL)
-				err = tsi_cmsg_int(cmsg, 1, 255, &d->ttl);
-			else if (cmsg->cmsg_type == IP_PKTINFO)
-				err = tsi_cmsg_pktinfo(sk, cmsg, d);
-			else
-				err = cmsg->cmsg_type == IP_RETOPTS ?
-				      -EOPNOTSUPP : -EINVAL;
-			break;
-		case SOL_IPV6:
-			if (sk->sk_family != AF_INET6)
-				break;
-			if (cmsg->cmsg_type == IPV6_TCLASS)
-				err = tsi_cmsg_int(cmsg, -1, 255, &d->tos);
-			else if (cmsg->cmsg_type == IPV6_HOPLIMIT)
-				err = tsi_cmsg_int(cmsg, -1, 255, &d->ttl);
-			else if (cmsg->cmsg_type == IPV6_PKTINFO)
-				err = tsi_cmsg_pktinfo(sk, cmsg, d);
-			else
-				err = -EOPNOTSUPP;
-			break;
-		}
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
 static bool tsi_dgram_room(struct tsi_conn *c, size_t len)
 {
 	return vsock_stream_has_space(vsock_sk(c->sock->sk)) >= (s64)len;
 }
 
-/* Sends one message when there is room for all of it. */
-static int tsi_dgram_xmit(struct tsi_sock *t, struct tsi_conn *c, void *buf,
-			  size_t len, long timeo)
+/* Sends one message if there is room for all of it; 0: there is none. */
+static int tsi_dgram_try(struct tsi_sock *t, struct tsi_conn *c, void *buf,
+			 size_t len)
 {
-	DEFINE_WAIT_FUNC(wait, woken_wake_function);
+	struct msghdr m = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL };
+	struct kvec vec = { .iov_base = buf, .iov_len = len };
+	int err = 0;
+
+	mutex_lock(&c->tx);
+	if (tsi_dgram_room(c, len) || tsi_conn_broken(c)) {
+		err = kernel_sendmsg(c->sock, &m, &vec, 1, len);
+		if (err != len && err != -ENOMEM && err != -EMSGSIZE) {
+			kernel_sock_shutdown(c->sock, SHUT_RDWR);
+			err = -ENETDOWN;
+		}
+	}
+	mutex_unlock(&c->tx);
+	return err;
+}
+
+/* As tsi_dgram_try, but it returns what the VMM says became of the datagram. */
+static int tsi_dgram_confirmed(struct tsi_sock *t, struct tsi_conn *c,
+			       struct tsi_data_msg *d, size_t len)
+{
+	struct tsi_reply r = {};
+	int err;
+
+	d->hdr.flags = cpu_to_le16(TSI_F_CONFIRM);
+	mutex_lock(&t->lock);
+	tsi_want(c, TSI_DATA, &r);
+	err = tsi_dgram_try(t, c, d, len);
+	if (err <= 0) {
+		tsi_unwant(c);
+		goto out;
+	}
+	err = tsi_wait_reply(t, c);
+	if (err)
+		kernel_sock_shutdown(c->sock, SHUT_RDWR);
+	else
+		err = tsi_errno(r.err);
+	if (!err) {
+		WRITE_ONCE(t->proven, true);
+		err = len;
+	}
+out:
+	mutex_unlock(&t->lock);
+	return err;
+}
+
+/* Sends one message when there is room for it. */
+static int tsi_dgram_xmit(struct tsi_sock *t, struct tsi_conn *c,
+			  struct tsi_data_msg *d, size_t len, bool confirm,
+			  long timeo)
+{
+	TSI_SLEEP(sleep, timeo);
 	struct sock *sk = t->sk;
-	bool waiting = false;
 	int err;
 
 	for (;;) {
-		mutex_lock(&c->tx);
-		if (tsi_dgram_room(c, len) || tsi_conn_broken(c)) {
-			struct msghdr m = { .msg_flags = MSG_DONTWAIT |
-							 MSG_NOSIGNAL };
-			struct kvec vec = { .iov_base = buf, .iov_len = len };
-
-			err = kernel_sendmsg(c->sock, &m, &vec, 1, len);
-			if (err != len && err != -ENOMEM && err != -EMSGSIZE) {
-				kernel_sock_shutdown(c->sock, SHUT_RDWR);
-				err = -ENETDOWN;
-			}
-			mutex_unlock(&c->tx);
+		err = confirm ? tsi_dgram_confirmed(t, c, d, len) :
+				tsi_dgram_try(t, c, d, len);
+		if (err)
 			break;
-		}
-		mutex_unlock(&c->tx);
 		sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
 		set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
 		smp_mb__after_atomic();
-		if (tsi_dgram_room(c, len))
+		if (tsi_dgram_room(c, len) || tsi_conn_broken(c))
 			continue;
-		err = -EAGAIN;
-		if (!timeo)
+		err = tsi_sleep_on(sk, &sleep);
+		if (err)
 			break;
-		if (signal_pending(current)) {
-			err = sock_intr_errno(timeo);
-			break;
-		}
-		if (!waiting) {
-			add_wait_queue(sk_sleep(sk), &wait);
-			waiting = true;
-			continue;
-		}
-		timeo = wait_woken(&wait, TASK_INTERRUPTIBLE, timeo);
 	}
-	if (waiting)
-		remove_wait_queue(sk_sleep(sk), &wait);
+	tsi_sleep_end(sk, &sleep);
 	return err;
+}
+
+/*
+ * Whether the VMM is asked what became of a datagram. Otherwise an error is
+ * that of a later call, which is soon enough for all but a socket's first one:
+ * programs learn from it that there is no way.
+ */
+static bool tsi_dgram_confirm(struct tsi_sock *t, const struct tsi_addr *to)
+{
+	struct sock *sk = t->sk;
+
+	if (!tsi_is_udp(sk))
+		return true;
+	if (!to->family)
+		return false; /* connect(2) has found a way */
+	return !READ_ONCE(t->proven) || (tsi_addr_broadcast(to) &&
+					 !sock_flag(sk, SOCK_BROADCAST));
 }
 
 /* Checks a destination as udp_sendmsg and ping_v4_sendmsg do. */
@@ -419,8 +359,6 @@ int tsi_dgram_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)
 	if (to.family) {
 		if (tsi_dgram_local(sk, &to))
 			goto native;
-		if (tsi_addr_broadcast(&to) && !sock_flag(sk, SOCK_BROADCAST))
-			return -EACCES;
 	} else if (!t->linked) {
 		if (t->nlinked)
 			goto native;
@@ -458,6 +396,7 @@ int tsi_dgram_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)
 		err = -EFAULT;
 	if (!err)
 		err = tsi_dgram_xmit(t, c, d, sizeof(*d) + len,
+				     tsi_dgram_confirm(t, &to),
 				     sock_sndtimeo(sk, msg->msg_flags &
 						   MSG_DONTWAIT));
 	kvfree(d);

@@ -172,7 +172,8 @@ static bool tsi_data(struct tsi_sock *t, struct tsi_conn *c, size_t n)
 		kfree_skb(skb);
 		return false;
 	}
-	if (t->sk->sk_shutdown & RCV_SHUTDOWN)
+	/* Who has a peer in the guest hears nobody else. */
+	if ((t->sk->sk_shutdown & RCV_SHUTDOWN) || READ_ONCE(t->nlinked))
 		kfree_skb(skb);
 	else
 		tsi_queue(t->sk, skb, &d);

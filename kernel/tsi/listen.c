@@ -4,6 +4,7 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <net/inet_connection_sock.h>
+#include <net/inet_hashtables.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
 
@@ -37,6 +38,27 @@ int tsi_native_bind(struct tsi_sock *t, const struct tsi_addr *a, bool chosen)
 	return err;
 }
 
+/*
+ * The socket is neither connected nor listening any more, and not bound in the
+ * namespace: a port that nobody chose goes, as in tcp_set_state (t->lock held).
+ */
+void tsi_port_return(struct tsi_sock *t)
+{
+	struct sock *sk = t->sk;
+
+	t->hbound = false;
+	if (t->chosen)
+		return;
+	t->want.port = 0;
+	lock_sock(sk);
+	if (sk->sk_state == TCP_CLOSE && inet_csk(sk)->icsk_bind_hash &&
+	    !(sk->sk_userlocks & SOCK_BINDPORT_LOCK)) {
+		inet_put_port(sk);
+		t->nbound = false;
+	}
+	release_sock(sk);
+}
+
 /* t->lock held */
 int tsi_bind_host(struct tsi_sock *t, const struct tsi_addr *a)
 {
@@ -57,6 +79,8 @@ int tsi_bind_host(struct tsi_sock *t, const struct tsi_addr *a)
 	t->local = r.local;
 	t->hbound = true;
 	spin_unlock_bh(&t->slock);
+	if (t->bound) /* at another port, if the one it had was returned */
+		t->want.port = t->local.port;
 	return 0;
 }
 
@@ -129,12 +153,14 @@ int tsi_bind(struct socket *sock, struct sockaddr *addr, int len)
 	a.port = t->local.port;
 	t->want = a;
 	t->bound = true;
+	t->chosen = chosen;
 	/* The guest's own part may be in use where the host's is not. */
 	err = tsi_native_bind(t, &a, chosen);
 	if (err == -EADDRINUSE && chosen) {
 		tsi_conn_drop(t);
 		t->hbound = false;
 		t->bound = false;
+		t->chosen = false;
 		goto out;
 	}
 	err = 0;
@@ -195,7 +221,7 @@ int tsi_listen(struct socket *sock, int backlog)
 {
 	struct tsi_sock *t = sock->tsi;
 	struct sock *sk = sock->sk;
-	struct tsi_addr any;
+	struct tsi_addr a;
 	int err;
 
 	if (tsi_is_native(t) || !tsi_is_stream(t))
@@ -224,8 +250,11 @@ int tsi_listen(struct socket *sock, int backlog)
 	WRITE_ONCE(t->state, TSI_LISTENING);
 	spin_unlock_bh(&t->slock);
 	if (!inet_sk(sk)->inet_num) {
-		tsi_addr_any(&any, sk->sk_family, le16_to_cpu(t->local.port));
-		tsi_native_bind(t, &any, false);
+		tsi_addr_any(&a, sk->sk_family, 0);
+		if (t->bound)
+			a = t->want;
+		a.port = t->local.port;
+		tsi_native_bind(t, &a, false);
 	}
 	if (t->nbound)
 		t->native->listen(sock, backlog);

@@ -235,10 +235,28 @@ bool tsi_opt_live(struct sock *sk, int level, int name)
 		return name == TCP_INFO || name == TCP_MAXSEG ||
 		       name == TCP_CC_INFO || name == TCP_CONGESTION;
 	case SOL_IP:
-		return name == IP_MTU || name == SO_ORIGINAL_DST;
+		return name == IP_MTU || name == SO_ORIGINAL_DST ||
+		       name == IP_MULTICAST_IF;
 	case SOL_IPV6:
-		return name == IPV6_MTU || name == IPV6_PATHMTU;
+		return name == IPV6_MTU || name == IPV6_PATHMTU ||
+		       name == IPV6_MULTICAST_IF;
 	}
+	return false;
+}
+
+/*
+ * Whether it is too late for an option, which the native socket, that neither
+ * connects nor has the port, cannot know (t->lock held).
+ */
+bool tsi_opt_late(struct tsi_sock *t, int level, int name)
+{
+	bool connected = t->state == TSI_CONNECTING ||
+			 t->state == TSI_CONNECTED;
+
+	if (level == SOL_TCP && name == TCP_FASTOPEN)
+		return connected;
+	if (level == SOL_IPV6 && name == IPV6_V6ONLY)
+		return connected || t->hbound || t->linked;
 	return false;
 }
 

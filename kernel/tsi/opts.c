@@ -78,6 +78,23 @@ static int tsi_native_setsockopt(struct socket *sock, int level, int name,
 						optlen);
 }
 
+/*
+ * Sets an option by the socket's own connection, behind what makes the socket:
+ * the control connection may be faster.
+ */
+static int tsi_set_framed(struct tsi_sock *t, struct tsi_conn *c, int level,
+			  int name, const void *value, unsigned int len)
+{
+	u8 body[sizeof(struct tsi_opt_body) + TSI_OPT_MAX];
+	struct tsi_opt_body *h = (void *)body;
+	struct tsi_reply r = {};
+
+	h->level = cpu_to_le32(level);
+	h->name = cpu_to_le32(name);
+	memcpy(h + 1, value, len);
+	return tsi_request(t, c, TSI_SETSOCKOPT, 0, body, sizeof(*h) + len, &r);
+}
+
 /* t->lock held */
 static int tsi_set_host(struct tsi_sock *t, enum tsi_opt_kind kind, int level,
 			int name, const void *value, unsigned int len)
@@ -93,7 +110,9 @@ static int tsi_set_host(struct tsi_sock *t, enum tsi_opt_kind kind, int level,
 	} else {
 		c = tsi_conn_get(t);
 	}
-	if (c && !READ_ONCE(t->dead))
+	if (c && wait && t->state == TSI_NEW)
+		err = tsi_set_framed(t, c, level, name, value, len);
+	else if (c && !READ_ONCE(t->dead))
 		err = tsi_ctl_setsockopt(c->id, level, name, value, len, wait);
 	tsi_conn_put(c);
 	return err;
@@ -127,7 +146,9 @@ int tsi_setsockopt(struct socket *sock, int level, int name, sockptr_t optval,
 		return err;
 	}
 	mutex_lock(&t->lock);
-	if (kind != TSI_OPT_HOST)
+	if (tsi_opt_late(t, level, name))
+		err = -EINVAL;
+	else if (kind != TSI_OPT_HOST)
 		err = tsi_native_setsockopt(sock, level, name,
 					    KERNEL_SOCKPTR(value), optlen);
 	if (!err)

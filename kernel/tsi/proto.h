@@ -27,6 +27,7 @@ enum {
 
 #define TSI_F_NOREPLY	1
 #define TSI_F_LOCAL	2
+#define TSI_F_CONFIRM	4
 
 /* A message on a stream is never longer. */
 #define TSI_MSG_MAX	4096

@@ -128,22 +128,13 @@ __poll_t tsi_stream_poll(struct file *file, struct socket *sock,
  */
 static int tsi_wait_connected(struct tsi_sock *t, long *timeo)
 {
-	DEFINE_WAIT_FUNC(wait, woken_wake_function);
-	struct sock *sk = t->sk;
+	TSI_SLEEP(sleep, *timeo);
 	int err = 0;
 
-	add_wait_queue(sk_sleep(sk), &wait);
-	while (smp_load_acquire(&t->state) == TSI_CONNECTING) {
-		err = -EAGAIN;
-		if (!*timeo)
-			break;
-		err = sock_intr_errno(*timeo);
-		if (signal_pending(current))
-			break;
-		*timeo = wait_woken(&wait, TASK_INTERRUPTIBLE, *timeo);
-		err = 0;
-	}
-	remove_wait_queue(sk_sleep(sk), &wait);
+	while (!err && smp_load_acquire(&t->state) == TSI_CONNECTING)
+		err = tsi_sleep_on(t->sk, &sleep);
+	tsi_sleep_end(t->sk, &sleep);
+	*timeo = sleep.timeo;
 	return err;
 }
 
@@ -160,14 +151,13 @@ static int tsi_send_connected(struct tsi_sock *t, struct tsi_conn *c,
 			      struct msghdr *msg, size_t len, long timeo)
 {
 	const struct proto_ops *ops = c->sock->ops;
-	DEFINE_WAIT_FUNC(wait, woken_wake_function);
+	TSI_SLEEP(sleep, timeo);
 	struct sock *sk = t->sk;
 	struct msghdr m = {
 		.msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL,
 		.msg_iter = msg->msg_iter,
 	};
 	size_t done = 0;
-	bool waiting = false;
 	int err;
 
 	for (;;) {
@@ -190,22 +180,11 @@ static int tsi_send_connected(struct tsi_sock *t, struct tsi_conn *c,
 			break;
 		else if (tsi_no_space(t, c) && !tsi_conn_broken(c))
 			continue;
-		err = -EAGAIN;
-		if (!timeo)
+		err = tsi_sleep_on(sk, &sleep);
+		if (err)
 			break;
-		if (signal_pending(current)) {
-			err = sock_intr_errno(timeo);
-			break;
-		}
-		if (!waiting) {
-			add_wait_queue(sk_sleep(sk), &wait);
-			waiting = true;
-			continue;
-		}
-		timeo = wait_woken(&wait, TASK_INTERRUPTIBLE, timeo);
 	}
-	if (waiting)
-		remove_wait_queue(sk_sleep(sk), &wait);
+	tsi_sleep_end(sk, &sleep);
 	msg->msg_iter = m.msg_iter;
 	if (done)
 		return done;
@@ -274,10 +253,10 @@ static int tsi_recv_connected(struct tsi_sock *t, struct tsi_conn *c,
 			      long timeo)
 {
 	size_t target = sock_rcvlowat(t->sk, flags & MSG_WAITALL, len);
-	DEFINE_WAIT_FUNC(wait, woken_wake_function);
+	TSI_SLEEP(sleep, timeo);
 	struct sock *sk = t->sk;
-	bool waiting = false, ended;
 	size_t done = 0;
+	bool ended;
 	int err = 0, n;
 
 	for (;;) {
@@ -287,7 +266,7 @@ static int tsi_recv_connected(struct tsi_sock *t, struct tsi_conn *c,
 		if (!len && tsi_unread(c) > 0)
 			break;
 		/* A peek starts over, so it waits until there is enough. */
-		if (!(flags & MSG_PEEK) || ended || !timeo ||
+		if (!(flags & MSG_PEEK) || ended || !sleep.timeo ||
 		    signal_pending(current) || tsi_unread(c) >=
 		    min_t(s64, target, TSI_STREAM_BUF / 2)) {
 			n = tsi_recv_some(c, msg, len - done, flags);
@@ -309,23 +288,11 @@ static int tsi_recv_connected(struct tsi_sock *t, struct tsi_conn *c,
 		}
 		if (ended)
 			break;
-		err = -EAGAIN;
-		if (!timeo)
+		err = tsi_sleep_on(sk, &sleep);
+		if (err)
 			break;
-		if (signal_pending(current)) {
-			err = sock_intr_errno(timeo);
-			break;
-		}
-		err = 0;
-		if (!waiting) {
-			add_wait_queue(sk_sleep(sk), &wait);
-			waiting = true;
-			continue;
-		}
-		timeo = wait_woken(&wait, TASK_INTERRUPTIBLE, timeo);
 	}
-	if (waiting)
-		remove_wait_queue(sk_sleep(sk), &wait);
+	tsi_sleep_end(sk, &sleep);
 	return done ? done : err;
 }
 
@@ -406,6 +373,8 @@ int tsi_stream_shutdown(struct socket *sock, int how)
 			err = t->native->shutdown(sock, how);
 		else
 			sk->sk_state_change(sk);
+		if ((how + 1) & RCV_SHUTDOWN)
+			tsi_port_return(t);
 		break;
 	default:
 		err = t->native->shutdown(sock, how);
@@ -430,7 +399,7 @@ int tsi_stream_ioctl(struct socket *sock, unsigned int cmd, unsigned long arg)
 		break;
 	case SIOCOUTQ:
 	case SIOCOUTQNSD:
-		val = virtio_transport_unsent_bytes(vsock_sk(c->sock->sk));
+		val = vsock_sk(c->sock->sk)->transport->unsent_bytes(vsock_sk(c->sock->sk));
 		break;
 	default:
 		tsi_conn_put(c);

@@ -102,10 +102,12 @@ struct tsi_sock {
 	bool			dead;	/* the connection broke */
 	bool			hbound;	/* bound in the namespace */
 	bool			bound;	/* by bind(2): again when remade */
+	bool			chosen;	/* the program named the port */
 	bool			nbound;	/* the native socket is bound alike */
 	bool			linked;	/* datagrams: has a peer outside */
 	bool			nlinked;/* datagrams: has a native peer */
 	bool			throttled;/* datagrams: receive queue is full */
+	bool			proven;	/* datagrams: one was sent without an error */
 	struct tsi_addr		local;
 	struct tsi_addr		peer;
 	struct tsi_addr		want;	/* address of bind(2) */
@@ -128,6 +130,11 @@ static inline bool tsi_is_native(const struct tsi_sock *t)
 static inline bool tsi_is_stream(const struct tsi_sock *t)
 {
 	return t->sk->sk_type == SOCK_STREAM;
+}
+
+static inline bool tsi_is_udp(const struct sock *sk)
+{
+	return sk->sk_protocol == IPPROTO_UDP;
 }
 
 /* main.c */
@@ -162,6 +169,8 @@ int tsi_conn_send(struct tsi_conn *c, void *buf, size_t len);
 /* call.c: requests and their replies */
 void tsi_pump(struct tsi_sock *t, struct tsi_conn *c);
 int tsi_wait_reply(struct tsi_sock *t, struct tsi_conn *c);
+void tsi_want(struct tsi_conn *c, u16 op, struct tsi_reply *reply);
+void tsi_unwant(struct tsi_conn *c);
 int tsi_request(struct tsi_sock *t, struct tsi_conn *c, u16 op, u32 value,
 		const void *body, size_t len, struct tsi_reply *reply);
 int tsi_send_first(struct tsi_sock *t, struct tsi_conn *c, u16 op, u32 value,
@@ -179,6 +188,26 @@ int tsi_ctl_getsockopt(u32 id, int level, int name, void *buf, int len);
 int tsi_ctl_setsockopt(u32 id, int level, int name, const void *buf, int len,
 		       bool wait);
 void tsi_ctl_abort(u32 id);
+
+/* sleep.c: waiting as the native code does */
+struct tsi_sleep {
+	struct wait_queue_entry	wait;
+	bool			queued;
+	long			timeo;
+};
+
+int tsi_sleep_on(struct sock *sk, struct tsi_sleep *s);
+void tsi_sleep_end(struct sock *sk, struct tsi_sleep *s);
+
+#define TSI_SLEEP(name, timeout)					\
+	struct tsi_sleep name = {					\
+		.wait = {						\
+			.private = current,				\
+			.func = woken_wake_function,			\
+			.entry = LIST_HEAD_INIT(name.wait.entry),	\
+		},							\
+		.timeo = (timeout),					\
+	}
 
 /* opts.c */
 int tsi_setsockopt(struct socket *sock, int level, int name, sockptr_t optval,
@@ -198,6 +227,7 @@ enum tsi_opt_kind {
 enum tsi_opt_kind tsi_opt_kind(struct sock *sk, int level, int name, int val,
 			       unsigned int len, int *err);
 bool tsi_opt_live(struct sock *sk, int level, int name);
+bool tsi_opt_late(struct tsi_sock *t, int level, int name);
 bool tsi_opt_hidden(struct sock *sk, int level, int name);
 
 /* stream.c */
@@ -226,6 +256,7 @@ int tsi_disconnect(struct tsi_sock *t);
 int tsi_bind(struct socket *sock, struct sockaddr *addr, int len);
 int tsi_bind_host(struct tsi_sock *t, const struct tsi_addr *a);
 int tsi_native_bind(struct tsi_sock *t, const struct tsi_addr *a, bool chosen);
+void tsi_port_return(struct tsi_sock *t);
 int tsi_listen(struct socket *sock, int backlog);
 int tsi_accept(struct socket *sock, struct socket *newsock,
 	       struct proto_accept_arg *arg);
@@ -239,6 +270,10 @@ int tsi_dgram_connect(struct socket *sock, struct sockaddr *addr, int len,
 		      int flags);
 int tsi_dgram_sendmsg(struct socket *sock, struct msghdr *msg, size_t len);
 int tsi_dgram_shutdown(struct socket *sock, int how);
+
+/* dgram_cmsg.c */
+int tsi_dgram_cmsgs(struct sock *sk, struct msghdr *msg,
+		    struct tsi_data_msg *d);
 
 /* dgram_rx.c */
 int tsi_dgram_recvmsg(struct socket *sock, struct msghdr *msg, size_t len,

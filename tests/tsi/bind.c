@@ -56,8 +56,8 @@ CASE(bind_errors)
 	a.sa.sa_family = AF_UNSPEC;
 	R(BIND(s, a));
 	B(port_of(s) > 0);
-	a.sa.sa_family = AF_UNIX;
-	R(BIND(t, a));
+	b.sa.sa_family = AF_UNIX;
+	R(BIND(t, b));
 }
 
 CASE(bind_port_zero)
