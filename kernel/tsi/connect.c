@@ -7,7 +7,7 @@
 #include "tsi.h"
 
 /* How long a call that does not block waits for the VMM's first word. */
-#define TSI_CONNECT_START	(HZ / 20)
+#define TSI_CONNECT_START	(HZ / 4)
 
 /* The connection request has its answer, which is none: err. */
 void tsi_connect_failed(struct tsi_sock *t, struct tsi_conn *c, int err,
