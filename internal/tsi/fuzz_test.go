@@ -37,6 +37,7 @@ func FuzzParse(f *testing.F) {
 		frame(opGetsockopt, 0, 1, 4, optionBody(1, 2, nil)), frame(opAttach, 0, 1, 7, nil), frame(opShutdown, 0, 1, 2, nil),
 		frame(opAbort, flagNoReply, 1, 0, nil), frame(opControl, 0, 0, version, nil),
 		frame(opData, 0, 1, 0, dataBody(inet("192.0.2.1:53"), address{}, 16, notGiven, []byte("payload"))),
+		frame(opData, flagConfirm, 1, 0, dataBody(inet("192.0.2.1:53"), inet("192.0.2.2:0"), notGiven, 255, nil)),
 		nil, []byte("short"), make([]byte, headerSize),
 	} {
 		f.Add(b)
