@@ -67,15 +67,13 @@ const (
 	pagemapFile    = 1 << 61
 )
 
-const pagemapPath = "/proc/self/pagemap"
-
 // pages calls visit for every page that was touched, with its offset and its
 // entry in the page map.
 func (r *ram) pages(visit func(offset, entry uint64)) error {
 	f := r.pagemap
 	if f == nil {
 		var err error
-		if f, err = os.Open(pagemapPath); err != nil {
+		if f, err = openPagemap(); err != nil {
 			return err
 		}
 		defer f.Close()

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -87,7 +86,7 @@ func (vm *VM) build() error {
 	}
 	vm.onClose(vm.ram.release)
 	if vm.cfg.Checkpoints {
-		if vm.ram.pagemap, err = os.Open(pagemapPath); err != nil {
+		if vm.ram.pagemap, err = openPagemap(); err != nil {
 			return err
 		}
 		vm.onClose(vm.ram.pagemap.Close)
