@@ -208,8 +208,8 @@ func (l hostListener) Accept() (net.Conn, error) {
 	}
 }
 
-// helloTimeout bounds the one connection to the host.
-const helloTimeout = 10 * time.Second
+// helloTimeout bounds the one connection to the host, which may be busy.
+const helloTimeout = time.Minute
 
 // Hello tells the host that the agent listens.
 func Hello() error {

@@ -247,8 +247,8 @@ func (m *machine) waitReady(ctx context.Context) error {
 	return nil
 }
 
-// helloTimeout bounds the reading of the one line.
-const helloTimeout = 10 * time.Second
+// helloTimeout bounds the reading of the one line, which a busy host may delay.
+const helloTimeout = time.Minute
 
 func (m *machine) dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return m.vsock.Dial(ctx, port)
