@@ -142,21 +142,67 @@ func TestReceiveCredit(t *testing.T) {
 	}
 }
 
+// TestCreditForSmallBuffer has a guest that sends no more than its own buffer
+// takes, as Linux does.
+func TestCreditForSmallBuffer(t *testing.T) {
+	for _, c := range []struct {
+		typ          Type
+		own          uint32
+		less, enough int
+	}{
+		{TypeStream, 20, 9, 10},
+		{TypeStream, 1000, 49, 50},
+		{TypeSeqpacket, 80, 9, 10},
+	} {
+		d, g := start(t, Options{Window: 100}, guestOptions{})
+		conn := accepted(t, d, g, c.typ, c.own)
+		message := from(OpRW, c.own, 0)
+		if c.typ == TypeSeqpacket {
+			message.Type, message.Flags = TypeSeqpacket, SeqEOM
+		}
+		g.send(message, strings.Repeat("x", c.less))
+		read(t, conn, c.less)
+		g.silent()
+		g.send(message, strings.Repeat("x", c.enough-c.less))
+		read(t, conn, c.enough-c.less)
+		if p := g.expect(OpCreditUpdate); p.FwdCnt != uint32(c.enough) {
+			t.Errorf("buffer of %d: credit update is %+v", c.own, p.Header)
+		}
+	}
+}
+
+func TestCreditForShrunkBuffer(t *testing.T) {
+	d, g := start(t, Options{Window: 100}, guestOptions{})
+	c := accepted(t, d, g, TypeStream, 100)
+	g.send(from(OpRW, 100, 0), strings.Repeat("x", 40))
+	read(t, c, 40)
+	g.send(from(OpCreditUpdate, 81, 0), "")
+	g.silent()
+	g.send(from(OpCreditUpdate, 80, 0), "")
+	if p := g.expect(OpCreditUpdate); p.FwdCnt != 40 {
+		t.Errorf("credit update is %+v", p.Header)
+	}
+	g.send(from(OpCreditUpdate, 0, 0), "")
+	g.silent() // there is nothing to tell
+}
+
 func TestCreditGrows(t *testing.T) {
 	for name, c := range map[string]struct {
 		budget uint64
+		own    uint32 // the guest's receive buffer
 		want   []uint32
 	}{
-		"with room":    {1 << 20, []uint32{100, 100, 100, 200, 400, 400}},
-		"for one step": {500, []uint32{100, 100, 100, 200, 200, 200}},
-		"without room": {250, []uint32{100, 100, 100, 100, 100, 100}},
+		"with room":          {1 << 20, 1000, []uint32{100, 100, 100, 200, 400, 400}},
+		"for one step":       {500, 1000, []uint32{100, 100, 100, 200, 200, 200}},
+		"without room":       {250, 1000, []uint32{100, 100, 100, 100, 100, 100}},
+		"for a small sender": {1 << 20, 100, []uint32{100, 100, 100, 100, 100, 100}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, g := start(t, Options{Window: 100, MaxBuffer: c.budget}, guestOptions{})
-			conn := accepted(t, d, g, TypeStream, 100)
+			conn := accepted(t, d, g, TypeStream, c.own)
 			size := uint32(100)
 			for i, want := range c.want {
-				g.send(from(OpRW, 100, 0), strings.Repeat("x", int(size)))
+				g.send(from(OpRW, c.own, 0), strings.Repeat("x", int(size)))
 				read(t, conn, int(size))
 				if p := g.expect(OpCreditUpdate); p.BufAlloc != want {
 					t.Fatalf("update %d is %+v, want %d", i, p.Header, want)

@@ -206,16 +206,18 @@ func (c *Conn) writeChunk(w io.Writer) (int, error) {
 // creditDue reports whether the guest ought to be told that there is room in
 // the receive buffer again, and notes that it will be. The caller holds mu.
 //
-// A guest that has used up its credit is told when it can have half the buffer
-// again. If a message longer than its credit is on the way, nothing can be
-// consumed before it is there, so it is told everything early.
+// A guest that has used up its credit is told when it can have half of it again.
+// Linux never has more on the way than its own buffer takes, whatever the credit.
+// If a message longer than its credit is on the way, nothing can be consumed
+// before it is there, so it is told everything early.
 func (c *Conn) creditDue() bool {
 	untold := c.fwdCnt - c.told
-	due := untold >= c.bufAlloc/2
+	most := min(c.bufAlloc, c.peerAlloc)
+	due := untold >= most/2
 	if c.typ == TypeSeqpacket {
-		due = untold >= c.bufAlloc/8 || (untold > 0 && len(c.ends.ends) == 0 && c.in.n > 0)
+		due = untold >= most/8 || (len(c.ends.ends) == 0 && c.in.n > 0)
 	}
-	if !due || c.state != stateEstablished || c.shut&ShutdownReceive != 0 || c.pending&pendCreditUpdate != 0 {
+	if !due || untold == 0 || c.state != stateEstablished || c.shut&ShutdownReceive != 0 || c.pending&pendCreditUpdate != 0 {
 		return false
 	}
 	c.pending |= pendCreditUpdate
@@ -223,11 +225,11 @@ func (c *Conn) creditDue() bool {
 	return true
 }
 
-// widen gives a stream that carries much more credit, so that there is less to
-// be told. The caller holds mu.
+// widen gives a stream that carries much more credit, if the guest can use it, so
+// that there is less to be told. The caller holds mu.
 func (c *Conn) widen() {
 	d := c.dev
-	if c.typ != TypeStream || c.bufAlloc < d.window || c.bufAlloc >= d.window*wideWindow {
+	if c.typ != TypeStream || c.bufAlloc < d.window || c.bufAlloc >= d.window*wideWindow || c.bufAlloc >= c.peerAlloc {
 		return
 	}
 	if c.updates++; c.updates < widenAfter {

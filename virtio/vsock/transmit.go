@@ -170,7 +170,8 @@ func (c *Conn) receive(h *Header, r *virtqueue.Reader) (out outcome, known bool)
 			}
 			return outcome{control: update}, true
 		case OpCreditUpdate:
-			return outcome{}, true
+			// With a smaller buffer of its own it waits for less.
+			return outcome{control: c.creditDue()}, true
 		case OpCreditRequest:
 			c.pending |= pendCreditUpdate
 			return outcome{control: true}, true
