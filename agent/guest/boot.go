@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"runv.dev/runv/agent/guest/initproc"
 	"runv.dev/runv/agent/protocol"
 	"runv.dev/runv/internal/loopback"
+	"runv.dev/runv/internal/thread"
 )
 
 // Directories of the guest's initial root file system.
@@ -86,14 +86,8 @@ func Boot() error {
 
 // relaxTimers relaxes those of all threads.
 func relaxTimers() {
-	done := make(chan struct{})
-	go func() {
-		// A thread of its own, which ends, leaves no other out.
-		runtime.LockOSThread()
-		initproc.RelaxTimers()
-		close(done)
-	}()
-	<-done
+	// A thread of its own leaves no other out.
+	thread.Run(initproc.RelaxTimers)
 }
 
 // openConsole gives the agent a standard error, for its last words, if the

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/agent/guest/initproc"
+	"runv.dev/runv/internal/thread"
 )
 
 // prepareTimeout bounds the steps of a child, so that a share that does not
@@ -74,17 +74,15 @@ func (a *Agent) spawn(kind string, sys *syscall.SysProcAttr, pidns int, userns *
 
 // inPIDNamespace calls start on a thread whose children are born in a PID
 // namespace. The thread ends with it: it cannot come back.
-func inPIDNamespace(pidns int, start func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(pidns, unix.CLONE_NEWPID); err != nil {
-			result <- os.NewSyscallError("setns", err)
+func inPIDNamespace(pidns int, start func() error) (err error) {
+	thread.Run(func() {
+		if err = unix.Setns(pidns, unix.CLONE_NEWPID); err != nil {
+			err = os.NewSyscallError("setns", err)
 			return
 		}
-		result <- start()
-	}()
-	return <-result
+		err = start()
+	})
+	return err
 }
 
 // receive reads the next report; a failure in it is an error.

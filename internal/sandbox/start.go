@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -13,6 +12,7 @@ import (
 
 	"runv.dev/runv/internal/cage"
 	"runv.dev/runv/internal/spec"
+	"runv.dev/runv/internal/thread"
 )
 
 // Descriptors of the VM process.
@@ -177,31 +177,21 @@ func openNamespaces(list []spec.Namespace, sys *syscall.SysProcAttr) ([]joined, 
 }
 
 // startIn starts a process that is in the given namespaces and whose privileges
-// cannot grow. What is to be inherited is set on the calling thread, which is
-// thrown away afterwards: the goroutine ends without unlocking it.
-func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (*os.Process, error) {
-	type result struct {
-		process *os.Process
-		err     error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread()
+// cannot grow. What is to be inherited is set on a thread, which is thrown away
+// afterwards.
+func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (process *os.Process, err error) {
+	thread.Run(func() {
 		for _, ns := range join {
-			if err := unix.Setns(int(ns.file.Fd()), ns.flag); err != nil {
-				done <- result{err: fmt.Errorf("join %s: %w", ns.name, os.NewSyscallError("setns", err))}
+			if err = unix.Setns(int(ns.file.Fd()), ns.flag); err != nil {
+				err = fmt.Errorf("join %s: %w", ns.name, os.NewSyscallError("setns", err))
 				return
 			}
 		}
-		if err := limitPrivileges(); err != nil {
-			done <- result{err: err}
-			return
+		if err = limitPrivileges(); err == nil {
+			process, err = os.StartProcess(program, argv, attr)
 		}
-		process, err := os.StartProcess(program, argv, attr)
-		done <- result{process, err}
-	}()
-	r := <-done
-	return r.process, r.err
+	})
+	return process, err
 }
 
 // Create tells the VM process what to become and waits until the container is

@@ -28,6 +28,7 @@ var allowed = []struct {
 	{"internal/spec", nil},
 	{"internal/seccomp", nil},
 	{"internal/loopback", nil},
+	{"internal/thread", nil},
 	{"internal/...", []string{"internal/...", "vmm/...", "virtio/...", "agent/client", "agent/protocol"}},
 
 	{"vmm/kvm", nil},
@@ -40,7 +41,7 @@ var allowed = []struct {
 	{"virtio/virtiotest", []string{"virtio", "virtio/mmio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
 	// A device knows itself and what all devices share: no other device, no VMM.
 	{"virtio/console/...", []string{"virtio/console/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
-	{"virtio/fs/...", []string{"virtio/fs/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd", "internal/logging"}},
+	{"virtio/fs/...", []string{"virtio/fs/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd", "internal/logging", "internal/thread"}},
 	{"virtio/vsock/vsocktest", []string{"virtio/...", "internal/guestmem", "internal/eventfd"}},
 	{"virtio/vsock/...", []string{"virtio/vsock/...", "virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd", "internal/logging"}},
 	{"virtio/balloon", []string{"virtio", "virtio/virtqueue", "internal/guestmem", "internal/eventfd"}},
@@ -49,8 +50,9 @@ var allowed = []struct {
 	{"agent/protocol", nil},
 	{"agent/client", []string{"agent/protocol"}},
 	// The guest's side knows neither the VMM nor the devices. Filters of system
-	// calls are made, and a loopback device is brought up, alike on both sides.
-	{"agent/guest/...", []string{"agent/guest/...", "agent/protocol", "internal/seccomp", "internal/loopback"}},
+	// calls are made, a loopback device is brought up, and threads are used up
+	// alike on both sides.
+	{"agent/guest/...", []string{"agent/guest/...", "agent/protocol", "internal/seccomp", "internal/loopback", "internal/thread"}},
 
 	{"guest-rootfs/...", []string{"guest-rootfs/...", "agent/guest"}},
 	{"tests/cage", []string{"internal/cage"}},

@@ -1,11 +1,12 @@
 package passthrough
 
 import (
-	"runtime"
 	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/thread"
 )
 
 // xattrCalls are the system calls for extended attributes of inodes. None of
@@ -115,9 +116,7 @@ func newXattrThread(proc int) *xattrThread {
 	t := &xattrThread{calls: make(chan func()), ended: make(chan struct{})}
 	t.end = sync.OnceFunc(func() { close(t.ended) })
 	ready := make(chan error)
-	go func() {
-		// The thread ends with the goroutine, and so does its directory.
-		runtime.LockOSThread()
+	go thread.Run(func() {
 		err := unix.Unshare(unix.CLONE_FS)
 		if err == nil {
 			err = unix.Fchdir(proc)
@@ -131,7 +130,7 @@ func newXattrThread(proc int) *xattrThread {
 				return
 			}
 		}
-	}()
+	})
 	t.err = <-ready
 	return t
 }
