@@ -19,6 +19,9 @@ func ptr[T any](v T) *T { return &v }
 // inside.
 func TestAttributes(t *testing.T) {
 	h := newHarness(t)
+	if err := os.Mkdir(h.rootfs+"/narrow", 0o710); err != nil {
+		t.Fatal(err)
+	}
 	write(t, h.rootfs+"/data/file", "content", 0o644)
 	if err := os.Symlink("/../../../../tmp", h.rootfs+"/data/escape"); err != nil {
 		t.Fatal(err)
@@ -94,6 +97,12 @@ func TestAttributes(t *testing.T) {
 		{"tmpfs with the content below and another mode", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Options: []string{"mode=700", "tmpcopyup", "gid=7"}})
 		}, "stat -c '%a %u %g' /data", []string{"700 0 7"}},
+		{"tmpfs on a directory of another mode", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/narrow", Type: "tmpfs"})
+		}, "stat -c %a /narrow", []string{"710"}},
+		{"tmpfs where nothing was", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/was/not/there", Type: "tmpfs"})
+		}, "stat -c %a /was /was/not /was/not/there", []string{"755", "755", "1777"}},
 		{"bind in place, read-only", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: "/data", Options: []string{"rbind", "ro", "nosuid"}})
 		}, "touch /data/x 2>/dev/null || echo ro; grep ' /data ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1,2", []string{"ro", "ro,nosuid"}},
@@ -120,6 +129,11 @@ func TestAttributes(t *testing.T) {
 				{Path: "/dev/fifo", Type: "p"},
 			}
 		}, "stat -c '%F %a %g %t %T' /dev/my/zero /dev/fifo", []string{"character special file 640 9 1 5", "fifo 666 0 0 0"}},
+		{"a default device of another owner", func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{
+				{Path: "/dev/full", Type: "c", Major: 1, Minor: 7, FileMode: ptr(os.FileMode(0o600)), UID: ptr(uint32(8))},
+			}
+		}, "stat -c '%a %u %t %T' /dev/full /dev/zero", []string{"600 8 1 7", "666 0 1 5"}},
 		{"tty device and links", nil, "stat -c %F /dev/tty; readlink /dev/ptmx; readlink /dev/fd",
 			[]string{"character special file", "pts/ptmx", "/proc/self/fd"}},
 		{"own cgroup", nil, "cat /proc/self/cgroup | grep ^0; test -e /sys/fs/cgroup/cgroup.procs && echo mounted", []string{"0::/", "mounted"}},

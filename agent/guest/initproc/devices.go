@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -59,6 +60,9 @@ func deviceMode(d *specs.LinuxDevice) (uint32, error) {
 // and the symbolic links.
 func (r *rootfs) makeDevices() error {
 	for i := range defaultDevices {
+		if r.lists(defaultDevices[i].Path) {
+			continue // with an owner and a mode of its own, maybe
+		}
 		if err := r.makeDevice(&defaultDevices[i]); err != nil {
 			return fmt.Errorf("device %s: %w", defaultDevices[i].Path, err)
 		}
@@ -93,6 +97,13 @@ func (r *rootfs) makeDevices() error {
 		}
 	}
 	return nil
+}
+
+// lists tells whether the configuration has a device with this path.
+func (r *rootfs) lists(name string) bool {
+	return r.spec.Linux != nil && slices.ContainsFunc(r.spec.Linux.Devices, func(d specs.LinuxDevice) bool {
+		return path.Clean("/"+d.Path) == name
+	})
 }
 
 // deviceExists refuses a node whose device the guest's kernel does not have:

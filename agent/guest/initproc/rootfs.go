@@ -128,7 +128,11 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 	if tree, bind := r.binds[i]; bind {
 		return r.attachBind(tree, m, &o)
 	}
-	target, err := mkdirInRoot(r.root, m.Destination, 0o755)
+	target, err := openInRoot(r.root, m.Destination, unix.O_DIRECTORY)
+	missing := errors.Is(err, unix.ENOENT)
+	if missing {
+		target, err = mkdirInRoot(r.root, m.Destination, 0o755)
+	}
 	if err != nil {
 		return err
 	}
@@ -139,7 +143,11 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 		// There is only version 2, whatever the host has.
 		kind = "cgroup2"
 	case "tmpfs":
-		if data, err = asBelow(data, target, o.copyUp); err != nil {
+		// Where there was nothing a tmpfs has its own default, 1777.
+		if !missing {
+			data, err = asBelow(data, target, o.copyUp)
+		}
+		if err != nil {
 			return err
 		}
 	}
