@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
+	"runv.dev/runv/internal/cgroup"
 	"runv.dev/runv/internal/container"
 	"runv.dev/runv/internal/spec"
 )
@@ -48,7 +49,7 @@ func execCommand(g *globals) *cli.Command {
 			&cli.StringFlag{Name: "process-label", Usage: "SELinux `LABEL` (refused: the guest kernel has no SELinux)"},
 			&cli.StringFlag{Name: "cgroup", Usage: "run in the cgroup `PATH` below the container's own, in the guest"},
 			preserveFDsFlag(),
-			&cli.BoolFlag{Name: "ignore-paused", Usage: "no effect: in a paused VM nothing can be started"},
+			&cli.BoolFlag{Name: "ignore-paused", Usage: "wait for the resume of a paused container"},
 		),
 		Action: func(c *cli.Context) error {
 			err := g.execAction(c)
@@ -100,6 +101,14 @@ func (g *globals) execAction(c *cli.Context) error {
 	s, err := g.store().Peek(o.id)
 	if err == nil {
 		err = checkActive(s)
+	}
+	if errors.Is(err, errPaused) && c.Bool("ignore-paused") {
+		// As for a process in a frozen cgroup: it is there, and runs when the
+		// others do.
+		err = cgroup.Await(s.Cgroup, func() bool { return s.Now() != container.StatePaused })
+		if err == nil {
+			err = checkActive(s)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot exec in %s: %w", o.id, err)

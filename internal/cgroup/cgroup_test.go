@@ -93,6 +93,30 @@ func TestFreeze(t *testing.T) {
 	}
 }
 
+// TestAwait: what is waited for is asked about again, also when the cgroup goes.
+func TestAwait(t *testing.T) {
+	dir := fake(t, map[string]string{freezeFile: "1", eventsFile: "populated 1\nfrozen 1\n"})
+	asked := 0
+	if err := Await(dir, func() bool { asked++; return asked == 3 }); err != nil || asked != 3 {
+		t.Errorf("Await() = %v, asked %d times", err, asked)
+	}
+	for _, tt := range []struct {
+		name string
+		done bool
+	}{{"gone and done", true}, {"gone", false}} {
+		err := Await(filepath.Join(dir, "none"), func() bool { return tt.done })
+		if (err == nil) != tt.done {
+			t.Errorf("%s: Await() = %v", tt.name, err)
+		}
+	}
+	if err := os.Truncate(filepath.Join(dir, eventsFile), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := Await(dir, func() bool { return false }); err == nil {
+		t.Error("Await() of a cgroup that tells nothing succeeded")
+	}
+}
+
 func TestFigures(t *testing.T) {
 	dir := fake(t, map[string]string{
 		"memory.max":            "max\n",

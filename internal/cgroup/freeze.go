@@ -65,9 +65,6 @@ func setFrozen(dir string, want uint64, timeout time.Duration) error {
 	if err != nil {
 		return err
 	}
-	// The kernel reports a change of the file; the moment is for what is not
-	// reported.
-	const moment = 100 * time.Millisecond
 	for deadline := time.Now().Add(timeout); ; {
 		content := make([]byte, 4096)
 		n, err := events.ReadAt(content, 0)
@@ -80,11 +77,47 @@ func setFrozen(dir string, want uint64, timeout time.Duration) error {
 		if time.Now().After(deadline) {
 			return errSlow
 		}
-		fds := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
-		if _, err := unix.Poll(fds, int(moment.Milliseconds())); err != nil && err != unix.EINTR {
-			return os.NewSyscallError("poll", err)
+		if err := awaitChange(events); err != nil {
+			return err
 		}
 	}
+}
+
+// Await returns when done says so. It is asked at once, and again when processes
+// of the cgroup stop, go on, or are no longer there.
+func Await(dir string, done func() bool) error {
+	events, err := os.Open(filepath.Join(dir, eventsFile))
+	if err != nil && done() {
+		return nil // the cgroup went with what was in it
+	}
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	for {
+		// What is read is what poll(2) compares with.
+		n, err := events.ReadAt(make([]byte, 4096), 0)
+		if done() {
+			return nil
+		}
+		if n == 0 {
+			return fmt.Errorf("read %s of %s: %w", eventsFile, dir, err)
+		}
+		if err := awaitChange(events); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitChange waits until cgroup.events is no longer what was read. The kernel
+// reports a change; the moment is for what is not reported.
+func awaitChange(events *os.File) error {
+	const moment = 100 * time.Millisecond
+	fds := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
+	if _, err := unix.Poll(fds, int(moment.Milliseconds())); err != nil && err != unix.EINTR {
+		return os.NewSyscallError("poll", err)
+	}
+	return nil
 }
 
 // Write writes to a control file; it never makes one.

@@ -3,7 +3,9 @@
 package integration
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -138,6 +140,55 @@ func TestPauseCreated(t *testing.T) {
 	runv(t, nil, "delete", "--force", id).expect(t, "", "", 0)
 	if r := runv(t, nil, "resume", id); r.status == 0 || !strings.Contains(r.stderr, "does not exist") {
 		t.Errorf("resume of a deleted container: %+v", r)
+	}
+}
+
+// TestExecIgnorePaused: what is started in a paused container waits for its
+// resume, and fails if that never comes.
+func TestExecIgnorePaused(t *testing.T) {
+	noLeaks(t)
+	id := newID()
+	b := inBackground(t, "run", "-b", bundle(t, trap), id)
+	b.out.wait(t, "ready")
+	waiting := func() *background {
+		x := inBackground(t, "exec", "--ignore-paused", id, "sh", "-c", "echo awake; exit 7")
+		must(t, x.in.Close())
+		waitOpen(t, x.Process.Pid, "cgroup.events")
+		return x
+	}
+	runv(t, nil, "pause", id).expect(t, "", "", 0)
+	x := waiting()
+	if s := stateOf(t, id); s.Status != container.StatePaused {
+		t.Errorf("while an exec waits: %s", s.Status)
+	}
+	runv(t, nil, "resume", id).expect(t, "", "", 0)
+	x.out.wait(t, "awake")
+	if status := x.end(t); status != 7 {
+		t.Errorf("after the resume: status %d, stderr %q", status, x.stderr.String())
+	}
+	runv(t, nil, "pause", id).expect(t, "", "", 0)
+	x = waiting()
+	runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
+	if status := x.end(t); status != 255 || !strings.Contains(x.stderr.String(), "container not running") {
+		t.Errorf("of a killed container: status %d, stderr %q", status, x.stderr.String())
+	}
+	b.end(t)
+}
+
+// waitOpen waits until the process has a file of this name open.
+func waitOpen(t *testing.T, pid int, name string) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		must(t, err)
+		for _, fd := range fds {
+			if target, err := os.Readlink(fd); err == nil && filepath.Base(target) == name {
+				return
+			}
+		}
+		if time.Since(began) > limit {
+			t.Fatalf("process %d does not open %s", pid, name)
+		}
 	}
 }
 
