@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
@@ -127,7 +128,8 @@ func bindRoot(p *spec.Plan) (*Root, error) {
 // mounts by itself, where the guest cannot: in a read-only root. Where a bind
 // mount comes to lie below one of them, a small tmpfs takes its place, so that
 // the bind's mount point is not left behind in the root file system. These
-// tmpfs are returned.
+// tmpfs are returned. What the guest does not see because of all that, it is
+// told by options of the mount.
 func (r *Root) prepareGuestMounts(p *spec.Plan) ([]*os.File, error) {
 	var covered []*os.File
 	for i, m := range p.Spec.Mounts {
@@ -144,7 +146,7 @@ func (r *Root) prepareGuestMounts(p *spec.Plan) ([]*os.File, error) {
 		if under(p.Spec.Mounts[:i], m.Destination, p) {
 			continue
 		}
-		dir, err := r.cover(m, below)
+		dir, err := r.cover(&p.Spec.Mounts[i], below)
 		if err != nil {
 			return covered, fmt.Errorf("mounts[%d]: %s: %w", i, m.Destination, err)
 		}
@@ -176,15 +178,22 @@ func isPlannedBind(p *spec.Plan, index int) bool {
 
 // cover makes the directory of a guest's mount, and a tmpfs on it if binds come
 // below it.
-func (r *Root) cover(m specs.Mount, below bool) (*os.File, error) {
+func (r *Root) cover(m *specs.Mount, below bool) (*os.File, error) {
 	dir, err := r.open(m.Destination)
-	if errors.Is(err, unix.ENOENT) {
+	missing := errors.Is(err, unix.ENOENT)
+	if missing {
 		dir, err = r.mkdir(m.Destination)
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
+	copyUp := slices.Index(m.Options, "tmpcopyup")
+	if m.Type == "tmpfs" && (below || missing) {
+		if err := asBelow(m, dir, missing); err != nil {
+			return nil, err
+		}
+	}
 	if !below {
 		return nil, nil
 	}
@@ -192,11 +201,70 @@ func (r *Root) cover(m specs.Mount, below bool) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := moveMount(tmpfs, dir); err != nil {
+	err = moveMount(tmpfs, dir)
+	if err == nil && copyUp >= 0 && !missing {
+		m.Options[copyUp] += "=" + lowerName
+		err = bindLower(tmpfs, dir)
+	}
+	if err != nil {
 		tmpfs.Close()
 		return nil, err
 	}
 	return tmpfs, nil
+}
+
+// asBelow gives a tmpfs the options for the mode and, where it takes the content
+// over, the owner of the directory it covers, as far as it has none; where there
+// was no directory it has a tmpfs's own mode.
+func asBelow(m *specs.Mount, dir *os.File, missing bool) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	mode := st.Mode & 0o7777
+	if missing {
+		mode = 0o1777
+	}
+	add := []string{fmt.Sprintf("mode=%04o", mode)}
+	if slices.Contains(m.Options, "tmpcopyup") && !missing {
+		add = append(add, fmt.Sprintf("uid=%d", st.Uid), fmt.Sprintf("gid=%d", st.Gid))
+	}
+	options := slices.Clone(m.Options)
+	for _, option := range add {
+		name, _, _ := strings.Cut(option, "=")
+		if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, name+"=") }) {
+			options = append(options, option)
+		}
+	}
+	m.Options = options
+	return nil
+}
+
+// lowerName is where in a covering tmpfs the content of the covered directory
+// is, for the guest to copy.
+const lowerName = ".runv-lower"
+
+// bindLower binds dir itself, read-only, into the tmpfs that covers it.
+func bindLower(tmpfs, dir *os.File) error {
+	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	tree := os.NewFile(uintptr(fd), "lower")
+	defer tree.Close()
+	if err := setAttr(tree, false, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}); err != nil {
+		return err
+	}
+	if err := unix.Mkdirat(int(tmpfs.Fd()), lowerName, 0o700); err != nil {
+		return os.NewSyscallError("mkdirat", err)
+	}
+	fd, err = unix.Openat(int(tmpfs.Fd()), lowerName, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("openat", err)
+	}
+	target := os.NewFile(uintptr(fd), lowerName)
+	defer target.Close()
+	return moveMount(tree, target)
 }
 
 // newTmpfs has a tmpfs that holds mount points only and is not mounted yet.

@@ -188,6 +188,78 @@ func TestComposeAndEnter(t *testing.T) {
 	}
 }
 
+// TestTmpfsOverDirectory: a tmpfs of the guest's looks as if it had been mounted
+// on the directory, though the guest does not see that.
+func TestTmpfsOverDirectory(t *testing.T) {
+	for _, tt := range []struct {
+		name                 string
+		destination, options string
+		readonly, below      bool
+		want                 string
+	}{
+		{"nothing to tell", "/dir", "nosuid", false, false, "nosuid"},
+		{"nothing to tell in a read-only root", "/dir", "nosuid", true, false, "nosuid"},
+		{"missing in a read-only root", "/no/dir", "nosuid", true, false, "nosuid mode=1777"},
+		{"a bind below", "/dir", "nosuid", false, true, "nosuid mode=2710"},
+		{"a bind below a missing one", "/no/dir", "nosuid", false, true, "nosuid mode=1777"},
+		{"own mode", "/dir", "mode=700", false, true, "mode=700"},
+		{"content", "/dir", "tmpcopyup gid=9", false, true, "tmpcopyup=.runv-lower gid=9 mode=2710 uid=5"},
+		{"content without a bind", "/dir", "tmpcopyup", false, false, "tmpcopyup"},
+		{"content of a missing one", "/no/dir", "tmpcopyup", false, true, "tmpcopyup mode=1777"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rootfs, _ := bundle(t)
+			dir := filepath.Join(rootfs, "dir")
+			must(t, os.Mkdir(dir, 0o700))
+			write(t, filepath.Join(dir, "content"), "of the image")
+			must(t, os.Chown(dir, 5, 6))
+			must(t, unix.Chmod(dir, 0o2710))
+			bound := filepath.Join(t.TempDir(), "bound")
+			write(t, bound, "bound")
+			options := strings.Fields(tt.options)
+			mounts := []specs.Mount{{Destination: tt.destination, Type: "tmpfs", Options: options}}
+			if tt.below {
+				mounts = append(mounts, bindOf(bound, tt.destination+"/f"))
+			}
+			p := planOf(t, rootfs, tt.readonly, mounts...)
+			inMountNamespace(t, func() error {
+				r, err := Compose(p)
+				if err != nil {
+					return err
+				}
+				defer r.Dir.Close()
+				if err := r.Enter(); err != nil {
+					return err
+				}
+				want := map[string]string{}
+				if tt.below {
+					want[tt.destination+"/f"] = "bound"
+				}
+				if strings.Contains(tt.want, "tmpcopyup=") {
+					want["/dir/.runv-lower/content"] = "of the image"
+				}
+				for name, want := range want {
+					if got, err := os.ReadFile(name); err != nil || string(got) != want {
+						t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+					}
+				}
+				if err := os.WriteFile("/dir/.runv-lower/new", nil, 0o600); err == nil {
+					t.Error("the covered directory can be written")
+				}
+				return nil
+			})
+			if got := strings.Join(p.Spec.Mounts[0].Options, " "); got != tt.want {
+				t.Errorf("the guest is told %q; want %q", got, tt.want)
+			}
+			entries, err := os.ReadDir(dir)
+			must(t, err)
+			if len(entries) != 1 {
+				t.Errorf("%v was left in the root file system", entries)
+			}
+		})
+	}
+}
+
 func TestComposeErrors(t *testing.T) {
 	rootfs, _ := bundle(t)
 	file := filepath.Join(t.TempDir(), "file")

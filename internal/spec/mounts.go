@@ -152,6 +152,9 @@ func (p *planner) mounts() {
 			if reason, refused := refusedOptions[option]; refused {
 				p.refuse(at, "option %q: %s", option, reason)
 			}
+			if strings.HasPrefix(option, "tmpcopyup=") {
+				p.refuse(at, "option %q: takes no value", option)
+			}
 			if hasNUL(option) {
 				p.refuse(at, "an option contains a NUL byte")
 			}

@@ -143,6 +143,7 @@ func TestRefused(t *testing.T) {
 		{"kernel", func(s *specs.Spec) { s.VM = &specs.VM{Kernel: specs.VMKernel{Path: "/evil"}} }, "vm.kernel"},
 		{"hypervisor", func(s *specs.Spec) { s.VM = &specs.VM{Hypervisor: specs.VMHypervisor{Path: "/evil"}} }, "vm.hypervisor"},
 
+		{"tmpcopyup of something else", mount(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"tmpcopyup=/etc"}}), "takes no value"},
 		{"mount without destination", mount(specs.Mount{Type: "tmpfs"}), "no destination"},
 		{"mount over relative root", mount(specs.Mount{Destination: "a/..", Type: "tmpfs"}), "root directory"},
 		{"mount over root", mount(specs.Mount{Destination: "/a/..", Type: "tmpfs"}), "root directory"},

@@ -9,6 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// openLower opens what a tmpfs on the directory target takes over: that, or what
+// the host has put in its place.
+func openLower(target int, name string) (int, error) {
+	fd, err := unix.Openat2(target, name, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
+}
+
 // copyUp fills a fresh tmpfs with what it hides: lower is the directory under
 // the mount, upper the mount's root, which has its owner and mode.
 func copyUp(lower, upper int) error {

@@ -16,6 +16,7 @@ type mountOptions struct {
 	recursiveSet, recursiveClear uint64
 	propagation                  []uintptr
 	copyUp                       bool
+	lower                        string // what to copy, below the mount point
 	idmap                        bool
 	data                         []string
 }
@@ -140,10 +141,14 @@ func parseMountOptions(options []string) mountOptions {
 			o.bind, o.recursive = true, true
 			continue
 		case "tmpcopyup":
-			o.copyUp = true
+			o.copyUp, o.lower = true, "."
 			continue
 		case "idmap", "ridmap":
 			o.idmap = true
+			continue
+		}
+		if lower, ok := strings.CutPrefix(option, "tmpcopyup="); ok {
+			o.copyUp, o.lower = true, lower
 			continue
 		}
 		if o.apply(option, false) {

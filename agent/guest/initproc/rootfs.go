@@ -156,7 +156,12 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 		source = kind
 	}
 	flags := o.flags
+	lower := -1
 	if o.copyUp {
+		if lower, err = openLower(target, o.lower); err != nil {
+			return fmt.Errorf("tmpcopyup: %w", err)
+		}
+		defer unix.Close(lower)
 		// Read-only only once it is filled.
 		flags &^= unix.MS_RDONLY
 	}
@@ -179,7 +184,7 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 	}
 	defer unix.Close(mounted)
 	if o.copyUp {
-		if err := copyUp(target, mounted); err != nil {
+		if err := copyUp(lower, mounted); err != nil {
 			return fmt.Errorf("tmpcopyup: %w", err)
 		}
 	}
