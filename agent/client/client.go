@@ -186,7 +186,7 @@ type ExecOptions struct {
 	ExecID      string // new, unique in the container
 	Process     []byte // OCI process object, JSON
 	Stdio       *Stdio // nil: /dev/null
-	Cgroup      string // below the container's own; usually empty
+	Cgroup      string // below the container's own, or that ("/"); usually empty
 	// OrKill has the agent kill the process unless WaitOrKill follows.
 	OrKill bool
 }

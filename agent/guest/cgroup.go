@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,19 +64,50 @@ func writeCgroup(dir, file, value string) error {
 
 func (c *cgroup) write(file, value string) error { return writeCgroup(c.dir, file, value) }
 
-// add puts a process into the cgroup, or into one below it.
-func (c *cgroup) add(pid int, below string) error {
-	dir := c.dir
-	if below != "" {
-		if !filepath.IsLocal(below) {
-			return failf(protocol.Failure_INVALID, "invalid cgroup %q", below)
-		}
-		dir = filepath.Join(dir, below)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+// add puts a process into the cgroup.
+func (c *cgroup) add(pid int) error { return addTo(c.dir, pid) }
+
+func addTo(dir string, pid int) error {
+	if err := writeCgroup(dir, "cgroup.procs", strconv.Itoa(pid)); err != nil {
+		return fmt.Errorf("adding pid %d to cgroups: %w", pid, err)
 	}
-	return writeCgroup(dir, "cgroup.procs", strconv.Itoa(pid))
+	return nil
+}
+
+// join puts one more process into the container: into the cgroup sub, which is
+// below the container's own or that ("/"). If sub is empty it is the container's
+// own too, or, where that takes no processes because the container has passed
+// controllers on (a service manager does), the one of its first process.
+func (c *cgroup) join(pid int, sub string, first int) error {
+	if sub == "" {
+		err := c.add(pid)
+		if errors.Is(err, unix.EBUSY) {
+			if dir := c.of(first); dir != "" {
+				return addTo(dir, pid)
+			}
+		}
+		return err
+	}
+	below := "./" + strings.TrimLeft(sub, "/")
+	if !filepath.IsLocal(below) {
+		return failf(protocol.Failure_INVALID, "%s is not a sub cgroup path", sub)
+	}
+	return addTo(filepath.Join(c.dir, below), pid)
+}
+
+// of is the directory, c's or one below, that has the process; empty if none has.
+func (c *cgroup) of(pid int) string {
+	found := ""
+	// What cannot be read does not have it.
+	_ = c.walk(func(dir string) error {
+		content, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if slices.Contains(strings.Fields(string(content)), strconv.Itoa(pid)) {
+			found = dir
+			return filepath.SkipAll
+		}
+		return nil
+	})
+	return found
 }
 
 // walk calls fn for the cgroup and all below it.

@@ -86,7 +86,7 @@ func (a *Agent) create(req *protocol.CreateRequest) (_ *container, warnings []st
 	if c.cgroup, err = newCgroup(a.opts.CgroupRoot, c.id); err != nil {
 		return nil, nil, err
 	}
-	if err := c.cgroup.add(child.pid, ""); err != nil {
+	if err := c.cgroup.add(child.pid); err != nil {
 		return nil, nil, err
 	}
 	if spec.Linux != nil {
@@ -257,7 +257,7 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 			a.abandon(child)
 		}
 	}()
-	if err := c.cgroup.add(child.pid, req.Cgroup); err != nil {
+	if err := c.cgroup.join(child.pid, req.Cgroup, c.init.pid); err != nil {
 		return nil, nil, err
 	}
 	if err := child.waitIdle(); err != nil {

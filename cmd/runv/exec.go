@@ -47,7 +47,7 @@ func execCommand(g *globals) *cli.Command {
 			&cli.BoolFlag{Name: "no-new-privs", Usage: "set no_new_privs"},
 			&cli.StringFlag{Name: "apparmor", Usage: "AppArmor `PROFILE` (only unconfined: the guest kernel has no AppArmor)"},
 			&cli.StringFlag{Name: "process-label", Usage: "SELinux `LABEL` (refused: the guest kernel has no SELinux)"},
-			&cli.StringFlag{Name: "cgroup", Usage: "run in the cgroup `PATH` below the container's own, in the guest"},
+			&cli.StringFlag{Name: "cgroup", Usage: "run in the cgroup `PATH`, which is below the container's own in the guest, or that (/)"},
 			preserveFDsFlag(),
 			&cli.BoolFlag{Name: "ignore-paused", Usage: "wait for the resume of a paused container"},
 		),

@@ -81,6 +81,48 @@ func TestExec(t *testing.T) {
 }
 
 // TestExecSignals: what happens to runv exec happens to the process.
+// TestExecCgroup: an exec runs in the cgroup that is asked for, and without one
+// also in a container whose own takes no processes.
+func TestExecCgroup(t *testing.T) {
+	noLeaks(t)
+	id, b := sleeping(t, func(s *specs.Spec) {
+		for i, m := range s.Mounts {
+			if m.Type == "cgroup" {
+				s.Mounts[i].Options = []string{"nosuid", "noexec", "nodev"}
+			}
+		}
+	})
+	const where = "cat /proc/self/cgroup"
+	tests := []struct {
+		cgroup, script string
+		stdout, stderr string
+	}{
+		{"", where, "0::/\n", ""},
+		{"/", where, "0::/\n", ""},
+		{"..", "true", "", " .. is not a sub cgroup path"},
+		{"none", "true", "", "/none/cgroup.procs: no such file or directory"},
+		{"", "mkdir /sys/fs/cgroup/first /sys/fs/cgroup/second && echo 1 >/sys/fs/cgroup/first/cgroup.procs", "", ""},
+		{"", where, "0::/\n", ""},
+		{"", "echo $$ >/sys/fs/cgroup/first/cgroup.procs && echo +memory >/sys/fs/cgroup/cgroup.subtree_control", "", ""},
+		{"", where, "0::/first\n", ""},
+		{"/", "true", "", "/cgroup.procs: device or resource busy"},
+		{"second", where, "0::/second\n", ""},
+		{"/second/", where, "0::/second\n", ""},
+	}
+	for _, tt := range tests {
+		args := []string{"exec", id, "sh", "-c", tt.script}
+		if tt.cgroup != "" {
+			args = append([]string{"exec", "--cgroup", tt.cgroup}, args[1:]...)
+		}
+		r := runv(t, nil, args...)
+		if r.stdout != tt.stdout || !strings.Contains(r.stderr, tt.stderr) || (r.status != 0) != (tt.stderr != "") {
+			t.Errorf("in %q: %s: status %d, %q, %q; want %q, %q", tt.cgroup, tt.script, r.status, r.stdout, r.stderr, tt.stdout, tt.stderr)
+		}
+	}
+	runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
+	b.end(t)
+}
+
 func TestExecSignals(t *testing.T) {
 	noLeaks(t)
 	id, container := sleeping(t)
