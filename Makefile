@@ -81,7 +81,7 @@ integration: bin/runv ## integration tests, on the test host
 	@tests/suite integration
 
 .PHONY: bench
-bench: bin/runv ## runv beside crun, runc and runsc: ROUNDS (5) measurements of each kind
+bench: bin/runv ## runv beside crun, runc, runsc and QEMU microvm: a table, JSON and a chart; PARTS, ROUNDS (5)
 	@tests/deps bench
 	@tests/bench/run
 

@@ -1,74 +1,190 @@
-// Command bench measures OCI runtimes side by side: every round runs every
-// runtime once, so that a machine that gets slower does so for all of them.
+// Command bench measures OCI runtimes side by side: in every round each runtime
+// has its turn, so that a machine that gets slower does so for all of them.
 //
-//	bench [-rounds N] [-out FILE] [-template NAME]… NAME=PATH[,OPTION]…
+//	bench [OPTION]… PART NAME=PATH[,OPTION]…
+//	bench summary [-json FILE] [-chart FILE] REPORT…
 //
-// The first runtime is what the others are compared with. Times are those of the
-// commands, as an engine sees them, of copies of the programs in memory. It needs
-// root, busybox and a tmpfs on /run.
+// Times are those of the commands, as an engine sees them, of copies of the
+// programs in memory. It needs root, busybox and a tmpfs on /run. What a part
+// needs besides is said at its options.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"runv.dev/runv/tests/bench/report"
 )
 
+// base is the runtime that the others are compared with.
+const base = "crun"
+
+// options are what the parts can be told.
+type options struct {
+	rounds    int
+	out       string
+	templates []string // runtimes that have some
+
+	together int   // parallel
+	idle     []int // memory
+	size     int   // work: MiB of its files
+
+	root, workload, sources string  // work
+	sockets                 string  // network
+	seconds                 float64 // network
+	kernel, initrd          string  // boot, memory
+}
+
+// part is one of those that can be measured.
+type part struct {
+	name string
+	run  func(context.Context, *bench) error
+}
+
+var parts = []part{
+	{"lifecycle", lifecycle}, {"parallel", parallel}, {"memory", memory},
+	{"work", work}, {"network", network}, {"boot", boot},
+}
+
 func main() {
-	if err := run(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "summary" {
+		err = summary(os.Args[2:])
+	} else {
+		err = run(ctx)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
-	rounds := flag.Int("rounds", 5, "`N` measurements of each kind")
-	out := flag.String("out", "", "write the measurements to `FILE` as JSON")
-	templates := make(map[string]bool)
+func run(ctx context.Context) error {
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "`N` measurements of each kind")
+	flag.StringVar(&o.out, "out", "", "write the measurements to `FILE` as JSON")
 	flag.Func("template", "have the runtime `NAME` build its templates first", func(name string) error {
-		templates[name] = true
+		o.templates = append(o.templates, name)
 		return nil
 	})
+	flag.IntVar(&o.together, "together", 20, "parallel: `N` containers at once")
+	o.idle = []int{1, 20, 100}
+	flag.Func("idle", "memory: idle containers, as `N,N…` (1,20,100)", func(s string) (err error) {
+		o.idle, err = counts(s)
+		return err
+	})
+	flag.IntVar(&o.size, "size", 64, "work: `MIB` of the files that are read")
+	flag.StringVar(&o.root, "root", "", "work: the `ARCHIVE` that tests/bench/root made")
+	flag.StringVar(&o.workload, "workload", "", "work: the static program tests/bench/workload, a `FILE`")
+	flag.StringVar(&o.sources, "sources", "", "work: the `DIRECTORY` of a C program to build")
+	flag.StringVar(&o.sockets, "sockets", "", "network: the `FILE` that tests/tsi/build made")
+	flag.Float64Var(&o.seconds, "seconds", 1, "network: `N` for each measurement")
+	flag.StringVar(&o.kernel, "kernel", "", "boot, memory: the guest's kernel, a `FILE`, for QEMU")
+	flag.StringVar(&o.initrd, "initrd", "", "boot, memory: the guest's root, a `FILE`, for QEMU")
 	flag.Parse()
-	var runtimes []runtime
-	for _, arg := range flag.Args() {
-		name, rest, ok := strings.Cut(arg, "=")
-		if !ok {
-			return fmt.Errorf("%s: want NAME=PATH", arg)
+	at := slices.IndexFunc(parts, func(p part) bool { return p.name == flag.Arg(0) })
+	if at < 0 || o.rounds < 1 || o.together < 1 || o.size < 1 || o.seconds <= 0 {
+		return errors.New("nothing to measure: see --help")
+	}
+	var runtimes []*runtime
+	for _, arg := range flag.Args()[1:] {
+		r, err := parseRuntime(arg)
+		if err != nil {
+			return err
 		}
-		parts := strings.Split(rest, ",")
-		runtimes = append(runtimes, runtime{name: name, path: parts[0], options: parts[1:], template: templates[name]})
+		r.template = slices.Contains(o.templates, r.name)
+		runtimes = append(runtimes, r)
 	}
-	if len(runtimes) == 0 || *rounds < 1 {
-		return fmt.Errorf("nothing to measure: see --help")
+	if len(runtimes) == 0 {
+		return errors.New("no runtime to measure: see --help")
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	dir, err := os.MkdirTemp("/run", "runv-bench-")
+	b, err := newBench(o, parts[at].name, runtimes)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	b := &bench{dir: dir, samples: make(samples)}
-	for i := range runtimes {
-		if err := b.prepare(ctx, &runtimes[i]); err != nil {
-			return fmt.Errorf("%s: %w", runtimes[i].name, err)
+	defer os.RemoveAll(b.dir)
+	began := time.Now()
+	failed := parts[at].run(ctx, b)
+	b.Runs = append(b.Runs, host(b.part, o.rounds, began))
+	if err := b.Table(os.Stdout); err != nil {
+		return err
+	}
+	if o.out != "" {
+		if err := b.Write(o.out); err != nil {
+			return err
 		}
 	}
-	for n := range *rounds {
-		for _, r := range runtimes {
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", n+1, *rounds, r.name)
-			if err := b.round(ctx, r); err != nil {
-				return fmt.Errorf("%s: %w", r.name, err)
-			}
+	return errors.Join(failed, b.err())
+}
+
+// counts are positive numbers that grow.
+func counts(s string) ([]int, error) {
+	var list []int
+	for field := range strings.SplitSeq(s, ",") {
+		n, err := strconv.Atoi(field)
+		if err != nil || n < 1 || len(list) > 0 && n <= list[len(list)-1] {
+			return nil, fmt.Errorf("%q: want positive numbers, each larger than the one before", s)
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
+
+// summary writes several reports as one.
+func summary(args []string) error {
+	flags := flag.NewFlagSet("summary", flag.ExitOnError)
+	out := flags.String("json", "", "write all measurements to `FILE`")
+	chart := flags.String("chart", "", "draw the ratios into `FILE`, an SVG")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() == 0 {
+		return errors.New("summary: no report")
+	}
+	var all report.Report
+	for _, name := range flags.Args() {
+		r, err := report.Read(name)
+		if err != nil {
+			return err
+		}
+		all.Merge(r)
+	}
+	if err := all.Table(os.Stdout); err != nil {
+		return err
+	}
+	if *out != "" {
+		if err := all.Write(*out); err != nil {
+			return err
 		}
 	}
-	table(os.Stdout, b.samples, runtimes)
-	if *out == "" {
+	if *chart == "" {
 		return nil
 	}
-	return writeJSON(*out, b.samples)
+	var b strings.Builder
+	if err := all.Chart(&b, title(all.Runs)); err != nil {
+		return err
+	}
+	return report.WriteFile(*chart, []byte(b.String()))
+}
+
+// title says where something was measured.
+func title(runs []report.Run) string {
+	if len(runs) == 0 {
+		return "runv beside others"
+	}
+	r := runs[0]
+	for _, x := range runs {
+		r.Rounds = min(r.Rounds, x.Rounds)
+	}
+	return fmt.Sprintf("runv beside others: %s host, %d CPUs, %d MiB, Linux %s, %d or more rounds", r.Host, r.CPUs, r.Memory, r.Kernel, r.Rounds)
 }

@@ -3,170 +3,86 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
+
+// limit bounds one command.
+const limit = 10 * time.Minute
 
 // runtime is one of those compared.
 type runtime struct {
 	name, path string
 	options    []string // global ones
 	template   bool     // it has templates to build
+	dir        string   // for its state and what its commands say
 }
 
-// limit bounds one command.
-const limit = 5 * time.Minute
-
-type bench struct {
-	dir     string
-	samples samples
+// parseRuntime reads NAME=PATH[,OPTION]….
+func parseRuntime(arg string) (*runtime, error) {
+	name, rest, ok := strings.Cut(arg, "=")
+	parts := strings.Split(rest, ",")
+	if !ok || name == "" || strings.Contains(name, "/") || parts[0] == "" {
+		return nil, fmt.Errorf("%s: want NAME=PATH[,OPTION]…", arg)
+	}
+	return &runtime{name: name, path: parts[0], options: parts[1:]}, nil
 }
 
-// command runs the runtime and adds its time to the measurements of kind; an
-// empty kind is not measured.
-func (b *bench) command(ctx context.Context, r runtime, kind string, args ...string) error {
+// result is how long a command took, and what it wrote to its standard output.
+type result struct {
+	took   time.Duration
+	stdout string
+}
+
+// command runs a command of the runtime.
+func (r *runtime) command(ctx context.Context, args ...string) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	options := append([]string{"--root", filepath.Join(b.dir, "state-"+r.name)}, r.options...)
-	cmd := exec.CommandContext(ctx, r.path, append(options, args...)...)
+	global := append([]string{"--root", filepath.Join(r.dir, "state-"+r.name)}, r.options...)
+	cmd := exec.CommandContext(ctx, r.path, append(global, args...)...)
+	cmd.WaitDelay = time.Minute
 	// Files, not pipes: a detached container would hold a pipe open.
-	output, err := os.Create(filepath.Join(b.dir, "output"))
+	stdout, err := os.CreateTemp(r.dir, "stdout-")
 	if err != nil {
-		return err
+		return result{}, err
 	}
-	defer output.Close()
-	cmd.Stdout, cmd.Stderr = output, output
+	defer discard(stdout)
+	stderr, err := os.CreateTemp(r.dir, "stderr-")
+	if err != nil {
+		return result{}, err
+	}
+	defer discard(stderr)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	start := time.Now()
 	err = cmd.Run()
 	took := time.Since(start)
+	said, readErr := os.ReadFile(stdout.Name())
 	if err != nil {
-		text, _ := os.ReadFile(output.Name()) // the error counts
-		return fmt.Errorf("%q: %w: %s", args, err, bytes.TrimSpace(text))
+		why, _ := os.ReadFile(stderr.Name()) // the error counts
+		err = fmt.Errorf("%s: %w: %s", args[0], errors.Join(ctx.Err(), err), bytes.TrimSpace(append(why, lastLine(said)...)))
+		return result{took, string(said)}, err
 	}
-	if kind != "" {
-		b.samples.add(kind, r.name, took)
-	}
-	return nil
+	return result{took, string(said)}, readErr
 }
 
-// prepare copies the program, so that none is read from a slower file system than
-// another's, and builds its templates.
-func (b *bench) prepare(ctx context.Context, r *runtime) error {
-	program, err := os.ReadFile(r.path)
-	if err != nil {
-		return err
-	}
-	r.path = filepath.Join(b.dir, r.name)
-	if err := os.WriteFile(r.path, program, 0o755); err != nil || !r.template {
-		return err
-	}
-	bundle, err := b.bundle("short", "/bin/true")
-	if err != nil {
-		return err
-	}
-	return b.command(ctx, *r, "", "template", "build", "--bundle", bundle)
+// lastLine is the end of what a program said.
+func lastLine(said []byte) []byte {
+	said = bytes.TrimSpace(said)
+	return said[bytes.LastIndexByte(said, '\n')+1:]
 }
 
-// round measures everything once.
-func (b *bench) round(ctx context.Context, r runtime) (err error) {
-	short, err := b.bundle("short", "/bin/true")
-	if err != nil {
-		return err
-	}
-	if err := b.command(ctx, r, "run /bin/true", "run", "--bundle", short, "short"); err != nil {
-		return err
-	}
-	long, err := b.bundle("long", "/bin/sleep", "1000")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = b.command(context.WithoutCancel(ctx), r, "", "delete", "--force", "long")
-		}
-	}()
-	for _, step := range []struct {
-		kind string
-		args []string
-	}{
-		{"create", []string{"create", "--bundle", long, "long"}},
-		{"start", []string{"start", "long"}},
-		{"exec /bin/true", []string{"exec", "long", "/bin/true"}},
-		{"state", []string{"state", "long"}},
-		{"delete --force", []string{"delete", "--force", "long"}},
-	} {
-		if err := b.command(ctx, r, step.kind, step.args...); err != nil {
-			return err
-		}
-	}
-	return nil
+func discard(f *os.File) {
+	f.Close()
+	os.Remove(f.Name())
 }
 
-// bundle makes a bundle with busybox that every runtime accepts.
-func (b *bench) bundle(name string, args ...string) (string, error) {
-	dir := filepath.Join(b.dir, name)
-	bin := filepath.Join(dir, "rootfs/bin")
-	if _, err := os.Stat(bin); err == nil {
-		return dir, nil
-	}
-	for _, d := range []string{"bin", "dev", "proc", "sys", "tmp", "etc"} {
-		if err := os.MkdirAll(filepath.Join(dir, "rootfs", d), 0o755); err != nil {
-			return "", err
-		}
-	}
-	path, err := exec.LookPath("busybox")
-	if err != nil {
-		return "", err
-	}
-	busybox, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(filepath.Join(bin, "busybox"), busybox, 0o755); err != nil {
-		return "", err
-	}
-	for _, tool := range []string{"true", "sleep"} {
-		if err := os.Symlink("busybox", filepath.Join(bin, tool)); err != nil {
-			return "", err
-		}
-	}
-	data, err := json.MarshalIndent(config(args), "", "  ")
-	if err != nil {
-		return "", err
-	}
-	return dir, os.WriteFile(filepath.Join(dir, "config.json"), data, 0o644)
-}
-
-// config is what an engine would ask for a small container: 256 MiB, one CPU.
-func config(args []string) any {
-	type object = map[string]any
-	type list = []any
-	mount := func(destination, kind, source string, options ...any) object {
-		return object{"destination": destination, "type": kind, "source": source, "options": options}
-	}
-	return object{
-		"ociVersion": "1.0.2",
-		"process":    object{"user": object{"uid": 0, "gid": 0}, "args": args, "env": list{"PATH=/bin"}, "cwd": "/"},
-		"root":       object{"path": "rootfs"},
-		"hostname":   "bench",
-		"mounts": list{
-			mount("/proc", "proc", "proc"),
-			mount("/dev", "tmpfs", "tmpfs", "nosuid", "mode=755", "size=65536k"),
-			mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
-			mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-		},
-		"linux": object{
-			"resources": object{
-				"memory": object{"limit": 256 << 20},
-				"cpu":    object{"quota": 100000, "period": 100000},
-			},
-			"namespaces": list{
-				object{"type": "pid"}, object{"type": "network"}, object{"type": "ipc"}, object{"type": "uts"}, object{"type": "mount"},
-			},
-		},
-	}
+// remove ends a container whose state does not matter.
+func (r *runtime) remove(ctx context.Context, id string) error {
+	_, err := r.command(context.WithoutCancel(ctx), "delete", "--force", id)
+	return err
 }
