@@ -183,8 +183,9 @@ func title(runs []report.Run) string {
 		return "runv beside others"
 	}
 	r := runs[0]
-	for _, x := range runs {
-		r.Rounds = min(r.Rounds, x.Rounds)
+	kind := r.Host + " host"
+	if r.Host == "tcg" {
+		kind = "emulated host"
 	}
-	return fmt.Sprintf("runv beside others: %s host, %d CPUs, %d MiB, Linux %s, %d or more rounds", r.Host, r.CPUs, r.Memory, r.Kernel, r.Rounds)
+	return fmt.Sprintf("runv beside others: %s, %d CPUs, %d MiB, Linux %s", kind, r.CPUs, r.Memory, r.Kernel)
 }

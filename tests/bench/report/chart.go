@@ -20,10 +20,24 @@ const (
 	margin     = 16
 )
 
-// marks tell programs apart, by colour and by shape.
-var marks = []struct{ colour, shape string }{
-	{"#555555", "line"}, {"#d1603d", "square"}, {"#8e5ea2", "triangle"}, {"#1f77b4", "circle"},
-	{"#2a9d5c", "diamond"}, {"#b8860b", "cross"}, {"#c2185b", "triangle"}, {"#00838f", "square"},
+// mark tells a program apart, by colour and by shape.
+type mark struct{ colour, shape string }
+
+// marks are those of programs that have the same in every chart.
+var marks = map[string]mark{
+	"native": {"#222222", "square"}, "crun": {"#777777", "square"}, "runc": {"#d1603d", "square"},
+	"runsc": {"#8e5ea2", "triangle"}, "QEMU microvm": {"#b8860b", "cross"},
+	"runv": {"#1f77b4", "circle"}, "runv-boot": {"#2a9d5c", "diamond"},
+}
+
+// otherMarks are those of any other program, by its column.
+var otherMarks = []mark{{"#c2185b", "triangle"}, {"#00838f", "cross"}, {"#6d4c41", "diamond"}}
+
+func markOf(column int, name string) mark {
+	if m, ok := marks[name]; ok {
+		return m
+	}
+	return otherMarks[column%len(otherMarks)]
 }
 
 // Chart writes an SVG: a row for each measurement that has ratios, a mark for
@@ -82,12 +96,12 @@ func (r *Report) Chart(out io.Writer, title string) error {
 		// The base lies below what is compared with it.
 		for i, name := range columns {
 			if s, ok := m.costs(name); ok && name == m.Base {
-				c.mark(i, s, middle)
+				c.mark(markOf(i, name), s, middle)
 			}
 		}
 		for i, name := range columns {
 			if s, ok := m.costs(name); ok && name != m.Base {
-				c.mark(i, s, middle)
+				c.mark(markOf(i, name), s, middle)
 			}
 		}
 		y += rowHeight
@@ -163,24 +177,22 @@ func (c *chart) axis(top, bottom float64) {
 func (c *chart) legend(columns []string) {
 	x := float64(margin + 10)
 	for i, name := range columns {
-		c.shape(i, x, 66)
+		c.shape(markOf(i, name), x, 66)
 		c.text(x+12, 70.5, "start", "#222222", "", name)
 		x += 40 + 8*float64(len([]rune(name)))
 	}
 }
 
 // mark draws a median, with a line from the least to the most.
-func (c *chart) mark(i int, s Summary, y float64) {
+func (c *chart) mark(m mark, s Summary, y float64) {
 	c.printf(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s" stroke-width="2" stroke-opacity="0.45"/>`,
-		c.x(s.Least), y, c.x(s.Most), y, marks[i%len(marks)].colour)
-	c.shape(i, c.x(s.Median), y)
+		c.x(s.Least), y, c.x(s.Most), y, m.colour)
+	c.shape(m, c.x(s.Median), y)
 }
 
-func (c *chart) shape(i int, x, y float64) {
-	m := marks[i%len(marks)]
+func (c *chart) shape(m mark, x, y float64) {
 	path := map[string]string{
-		"line":     "M -1.5 -7 h 3 v 14 h -3 z",
-		"square":   "M -5 -5 h 10 v 10 h -10 z",
+		"square":   "M -4.5 -4.5 h 9 v 9 h -9 z",
 		"triangle": "M 0 -6 L 6 5 L -6 5 z",
 		"circle":   "M -5.5 0 a 5.5 5.5 0 1 0 11 0 a 5.5 5.5 0 1 0 -11 0 z",
 		"diamond":  "M 0 -7 L 6 0 L 0 7 L -6 0 z",

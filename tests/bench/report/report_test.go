@@ -201,3 +201,19 @@ func TestScale(t *testing.T) {
 		}
 	}
 }
+
+func TestMarks(t *testing.T) {
+	seen := make(map[mark]string)
+	for name := range marks {
+		m := markOf(0, name)
+		if other, ok := seen[m]; ok {
+			t.Errorf("%s and %s have the same mark", name, other)
+		}
+		seen[m] = name
+	}
+	for i := range otherMarks {
+		if m := markOf(i, "youki"); seen[m] != "" {
+			t.Errorf("youki and %s have the same mark", seen[m])
+		}
+	}
+}
