@@ -189,8 +189,8 @@ type container struct {
 }
 
 // agentTimeout bounds how long a guest may take from its first instruction until
-// its agent reports. It is generous: a host may be slow, and a guest that fails
-// to boot usually says so by a panic.
+// its agent reports, as patience counts it. It is generous: a host may be slow,
+// and a guest that fails to boot usually says so by a panic.
 var agentTimeout = 2 * time.Minute
 
 // create waits for the agent and has it create the container. What can end this
@@ -222,15 +222,16 @@ func (p *process) lost(m *machine, err error) error {
 const lostTimeout = 2 * time.Second
 
 func (p *process) createIn(ctx context.Context, m *machine) (*container, error) {
-	late := fmt.Errorf("the guest's agent did not report within %v", agentTimeout)
-	ready, cancel := context.WithTimeoutCause(ctx, agentTimeout, late)
+	begun := time.Now()
+	late := errors.New("the guest's agent did not report")
+	ready, cancel := patience(ctx, agentTimeout, late, processorTime)
 	defer cancel()
 	if err := m.waitReady(ready); err != nil {
 		if cause := context.Cause(ready); cause != nil {
 			err = cause
 		}
 		if err == late {
-			err = fmt.Errorf("%w%s", late, p.lastLines())
+			err = fmt.Errorf("%w within %v%s", late, time.Since(begun).Round(time.Second), p.lastLines())
 		}
 		return nil, err
 	}
