@@ -57,9 +57,28 @@ func (b *bench) addBeside(base, name, unit, program string, value float64) {
 
 // fail notes a failure, once for all of the part: that runtime has no more turns.
 func (b *bench) fail(program string, err error) {
-	reason := strings.Join(strings.Fields(err.Error()), " ")
+	reason := oneLine(err)
 	fmt.Fprintf(os.Stderr, "%s: %s\n", program, reason)
 	b.Fail(b.part, program, reason)
+}
+
+// oneLine is an error's text, with lines that are there several times once.
+func oneLine(err error) string {
+	var lines []string
+	count := make(map[string]int)
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); line != "" {
+			if count[line]++; count[line] == 1 {
+				lines = append(lines, line)
+			}
+		}
+	}
+	for i, line := range lines {
+		if n := count[line]; n > 1 {
+			lines[i] = fmt.Sprintf("%s (%d times)", line, n)
+		}
+	}
+	return strings.Join(lines, "; ")
 }
 
 func (b *bench) failed(program string) bool {

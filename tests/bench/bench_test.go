@@ -131,7 +131,7 @@ func TestInTurns(t *testing.T) {
 	if want := []string{"crun", "runc", "runv", "runv", "crun"}; !slices.Equal(turns, want) {
 		t.Errorf("turns %v; want %v", turns, want)
 	}
-	if want := []report.Failure{{Part: "test", Program: "runc", Reason: "not today"}}; !slices.Equal(b.Failures, want) {
+	if want := []report.Failure{{Part: "test", Program: "runc", Reason: "not; today"}}; !slices.Equal(b.Failures, want) {
 		t.Errorf("failures %v; want %v", b.Failures, want)
 	}
 	if err := b.err(); err != nil {
@@ -145,6 +145,13 @@ func TestInTurns(t *testing.T) {
 	cancel()
 	if err := b.inTurns(ctx, 1, turn); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	err := errors.Join(errors.New("late"), errors.New("gone\n\n"), errors.New("late"))
+	if got, want := oneLine(err), "late (2 times); gone"; got != want {
+		t.Errorf("%q; want %q", got, want)
 	}
 }
 

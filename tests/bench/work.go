@@ -126,7 +126,7 @@ const makefile = `objects := $(patsubst %.c,%.o,$(wildcard *.c))
 program: $(objects)
 	gcc -pthread -o $@ $^
 %.o: %.c $(wildcard *.h)
-	gcc -O1 -pthread -c -o $@ $<
+	gcc -O0 -pthread -c -o $@ $<
 clean:
 	rm -f program $(objects)
 `
