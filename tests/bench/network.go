@@ -10,14 +10,8 @@ import (
 	"path/filepath"
 )
 
-const (
-	// netns is the network namespace of all.
-	netns = "runv-bench"
-	// address is where the peer is: on the loopback device.
-	address = "127.0.0.1"
-	// native is the name of the program outside of containers.
-	native = "native"
-)
+// native is the name of the program outside of containers.
+const native = "native"
 
 // network measures sockets between a program and a peer in one network
 // namespace, the program natively and in containers that have this namespace.
@@ -29,12 +23,11 @@ func network(ctx context.Context, b *bench) (err error) {
 	if err := copyFile(program, b.sockets, 0o755); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"netns", "add", netns}, {"-n", netns, "link", "set", "lo", "up"}} {
-		if err := output(ctx, "ip", args...); err != nil {
-			return err
-		}
+	remove, err := makeNetns(ctx)
+	if err != nil {
+		return err
 	}
-	defer func() { err = errors.Join(err, output(context.WithoutCancel(ctx), "ip", "netns", "del", netns)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	end, err := startPeer(program)
 	if err != nil {
 		return err
@@ -101,7 +94,7 @@ func writeNetworkBundle(dir, program string, args []string) error {
 		return err
 	}
 	c := config(append([]string{"/tsi"}, args...)...)
-	spaces := append(namespaces("pid", "ipc", "uts", "mount"), object{"type": "network", "path": "/run/netns/" + netns})
+	spaces := append(namespaces("pid", "ipc", "uts", "mount"), inNetns)
 	c["linux"] = object{"namespaces": spaces}
 	return writeConfig(dir, c)
 }

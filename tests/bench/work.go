@@ -21,26 +21,32 @@ import (
 const (
 	// workMemory is what a compiler that runs four times needs, in MiB.
 	workMemory = 1024
+	// httpPort is where the server listens, in the namespace.
+	httpPort = "8000"
 	// again is the time between two tries to reach it.
 	again = 5 * time.Millisecond
 )
 
 // work measures programs inside containers, whose root file system is a Debian,
 // shared and in the host's memory, and a server that answers.
-func work(ctx context.Context, b *bench) error {
+func work(ctx context.Context, b *bench) (err error) {
 	if b.root == "" || b.workload == "" || b.sources == "" {
 		return errors.New("work: want --root, --workload and --sources")
 	}
+	remove, err := makeNetns(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
 	dir := filepath.Join(b.dir, "work")
 	if err := b.makeWork(ctx, filepath.Join(dir, "rootfs")); err != nil {
 		return err
 	}
 	workConfig := func(args ...string) object {
 		c := config(args...)
-		// The network of the host is where the server is looked for.
 		c["linux"] = object{
 			"resources":  resources(workMemory, min(2, goruntime.NumCPU())),
-			"namespaces": namespaces("pid", "ipc", "uts", "mount"),
+			"namespaces": append(namespaces("pid", "ipc", "uts", "mount"), inNetns),
 		}
 		return c
 	}
@@ -51,18 +57,14 @@ func work(ctx context.Context, b *bench) error {
 	if err := os.Mkdir(server, 0o755); err != nil {
 		return err
 	}
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
-	c := workConfig("python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", "/bench/src", strconv.Itoa(port))
+	c := workConfig("python3", "-m", "http.server", "--bind", address, "--directory", "/bench/src", httpPort)
 	c["root"] = object{"path": filepath.Join(dir, "rootfs")}
 	if err := writeConfig(server, c); err != nil {
 		return err
 	}
 	b.buildTemplates(ctx, dir)
 	return b.inTurns(ctx, b.rounds, func(ctx context.Context, r *runtime) error {
-		took, err := r.firstResponse(ctx, server, port)
+		took, err := r.firstResponse(ctx, server)
 		if err != nil {
 			return err
 		}
@@ -141,18 +143,9 @@ func tidy(dir string) error {
 	return errors.Join(errs...)
 }
 
-// freePort is a TCP port of the loopback device that nobody has.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
-}
-
 // firstResponse starts a container with a server and says how long it takes
 // until that has answered.
-func (r *runtime) firstResponse(ctx context.Context, bundle string, port int) (took time.Duration, err error) {
+func (r *runtime) firstResponse(ctx context.Context, bundle string) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -161,9 +154,9 @@ func (r *runtime) firstResponse(ctx context.Context, bundle string, port int) (t
 		_, err := r.command(ctx, "run", "--bundle", bundle, "server")
 		ended <- err
 	}()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialNetns}, Timeout: time.Minute}
 	for took == 0 {
-		if response, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/Makefile", port)); err == nil {
+		if response, err := client.Get("http://" + net.JoinHostPort(address, httpPort) + "/Makefile"); err == nil {
 			body, err := io.ReadAll(response.Body)
 			response.Body.Close()
 			if err == nil && string(body) == makefile {
