@@ -42,7 +42,6 @@ func (f *FS) make(dir *inode, name string, o object, out *fuse.EntryOut) error {
 	if f.foreign(o.owner) {
 		first &^= specialBits
 	}
-	f.inodes.retain(dir, name)
 	if err := retry(func() error { return o.create(dir.fd, name, first) }); err != nil {
 		return err
 	}
@@ -126,13 +125,7 @@ func (f *FS) undo(dir *inode, name string, st *unix.Statx_t) {
 
 // newEntry is what Mknod, Mkdir and Symlink have in common.
 func (f *FS) newEntry(in *fuse.InHeader, name string, out *fuse.EntryOut, what func(dir *inode) (object, error)) fuse.Status {
-	if f.readOnly {
-		return fuse.EROFS
-	}
-	if err := checkName(name); err != nil {
-		return status(err)
-	}
-	dir, err := f.inodes.getDir(in.NodeId)
+	dir, err := f.changing(in.NodeId, name)
 	if err != nil {
 		return status(err)
 	}
@@ -195,12 +188,11 @@ func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, 
 
 // Link gives an inode another name.
 func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	if f.readOnly {
-		return fuse.EROFS
-	}
-	if err := checkName(name); err != nil {
+	dir, err := f.changing(in.NodeId, name)
+	if err != nil {
 		return status(err)
 	}
+	defer f.inodes.put(dir)
 	n, err := f.inodes.get(in.Oldnodeid)
 	if err != nil {
 		return status(err)
@@ -209,12 +201,6 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if n.typ == unix.S_IFDIR {
 		return fuse.EPERM
 	}
-	dir, err := f.inodes.getDir(in.NodeId)
-	if err != nil {
-		return status(err)
-	}
-	defer f.inodes.put(dir)
-	f.inodes.retain(dir, name)
 	err = retry(func() error {
 		return unix.Linkat(f.proc, strconv.Itoa(n.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
 	})
@@ -226,18 +212,11 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 
 // Create makes and opens a regular file, or opens the one that is there.
 func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	if f.readOnly {
-		return fuse.EROFS
-	}
-	if err := checkName(name); err != nil {
-		return status(err)
-	}
-	dir, err := f.inodes.getDir(in.NodeId)
+	dir, err := f.changing(in.NodeId, name)
 	if err != nil {
 		return status(err)
 	}
 	defer f.inodes.put(dir)
-	f.inodes.retain(dir, name)
 	mode := f.mode(dir, in.Mode, in.Umask)
 	flags := openFlags(in.Flags)
 	first := mode

@@ -103,49 +103,48 @@ func (f *FS) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Statu
 	return f.remove(in, name, unix.AT_REMOVEDIR)
 }
 
-func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
+// changing returns the directory of an entry that is about to be made, replaced or
+// removed. The caller puts it back.
+func (f *FS) changing(nodeID uint64, name string) (*inode, error) {
 	if f.readOnly {
-		return fuse.EROFS
+		return nil, unix.EROFS
 	}
 	if err := checkName(name); err != nil {
-		return status(err)
+		return nil, err
 	}
-	dir, err := f.inodes.getDir(in.NodeId)
+	dir, err := f.inodes.getDir(nodeID)
+	if err != nil {
+		return nil, err
+	}
+	f.inodes.retain(dir, name)
+	return dir, nil
+}
+
+func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
+	dir, err := f.changing(in.NodeId, name)
 	if err != nil {
 		return status(err)
 	}
 	defer f.inodes.put(dir)
-	f.inodes.retain(dir, name)
 	return status(retry(func() error { return unix.Unlinkat(dir.fd, name, flags) }))
 }
 
 // Rename moves an entry. Flags are those of renameat2.
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
-	if f.readOnly {
-		return fuse.EROFS
-	}
 	const known = unix.RENAME_NOREPLACE | unix.RENAME_EXCHANGE | unix.RENAME_WHITEOUT
 	if in.Flags&^uint32(known) != 0 {
 		return fuse.EINVAL
 	}
-	if err := checkName(oldName); err != nil {
-		return status(err)
-	}
-	if err := checkName(newName); err != nil {
-		return status(err)
-	}
-	from, err := f.inodes.getDir(in.NodeId)
+	from, err := f.changing(in.NodeId, oldName)
 	if err != nil {
 		return status(err)
 	}
 	defer f.inodes.put(from)
-	to, err := f.inodes.getDir(in.Newdir)
+	to, err := f.changing(in.Newdir, newName)
 	if err != nil {
 		return status(err)
 	}
 	defer f.inodes.put(to)
-	f.inodes.retain(from, oldName)
-	f.inodes.retain(to, newName)
 	return status(retry(func() error {
 		return unix.Renameat2(from.fd, oldName, to.fd, newName, uint(in.Flags))
 	}))
