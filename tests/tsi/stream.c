@@ -135,8 +135,8 @@ TCP_CASE(stream_blocking)
 	R(recv(s, buf, 6, MSG_WAITALL));
 	pthread_join(t, NULL);
 	pthread_create(&t, NULL, later, &e);
-	R(recv(s, buf, 6, 0));
-	R(recv(s, buf, 6, 0));
+	R(recv(s, buf, 3, 0));
+	R(recv(s, buf, 3, 0));
 	pthread_join(t, NULL);
 }
 
