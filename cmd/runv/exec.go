@@ -110,6 +110,9 @@ func (g *globals) execAction(c *cli.Context) error {
 			err = checkActive(s)
 		}
 	}
+	if errors.Is(err, errPaused) {
+		return fmt.Errorf("cannot exec in a paused container: resume %s first, or let the process wait with --ignore-paused", o.id)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot exec in %s: %w", o.id, err)
 	}

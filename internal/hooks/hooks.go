@@ -51,7 +51,7 @@ func each(ctx context.Context, kind string, list []specs.Hook, state *specs.Stat
 		if err == nil {
 			continue
 		}
-		if err := failed(fmt.Errorf("hooks.%s[%d] (%s): %w", kind, i, hook.Path, err)); err != nil {
+		if err := failed(fmt.Errorf("error running %s hook #%d: %s: %w", kind, i, hook.Path, err)); err != nil {
 			return err
 		}
 	}

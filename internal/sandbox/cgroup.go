@@ -106,7 +106,7 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 // CheckFree returns an error if there are processes in the cgroup at path.
 func CheckFree(path string) error {
 	if populated(path) {
-		return fmt.Errorf("cgroup %s has processes already: choose another linux.cgroupsPath, or delete the container that has it", path)
+		return fmt.Errorf("container's cgroup is not empty: %s has processes: choose another linux.cgroupsPath, or delete the container that has it", path)
 	}
 	return nil
 }

@@ -280,7 +280,7 @@ func TestCgroup(t *testing.T) {
 	if !strings.Contains(log(), "deeper ") {
 		t.Errorf("the VM process is not in its cgroup:\n%s", log())
 	}
-	if _, err := CreateCgroup(spec.Cgroup{}, path); err == nil || !strings.Contains(err.Error(), "has processes already") {
+	if _, err := CreateCgroup(spec.Cgroup{}, path); err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty") {
 		t.Errorf("a cgroup in use: %v", err)
 	}
 	// Removal kills what is in there.

@@ -90,11 +90,11 @@ func TestFailingHooks(t *testing.T) {
 		fails  bool
 	}{
 		//lint:ignore SA1019 deprecated, still part of the specification
-		{"prestart", specs.Hooks{Prestart: bad}, "", "hooks.prestart[0]", true},
-		{"createRuntime", specs.Hooks{CreateRuntime: slow}, "", "hooks.createRuntime[0] (/bin/sleep): not done after 1s", true},
+		{"prestart", specs.Hooks{Prestart: bad}, "", "error running prestart hook #0", true},
+		{"createRuntime", specs.Hooks{CreateRuntime: slow}, "", "error running createRuntime hook #0: /bin/sleep: not done after 1s", true},
 		{"createContainer", specs.Hooks{CreateContainer: bad}, "", "the reason", true},
 		{"startContainer", specs.Hooks{StartContainer: bad}, "", "the reason", true},
-		{"poststart and poststop", specs.Hooks{Poststart: bad, Poststop: bad}, "ran\n", "hooks.poststop[0]", false},
+		{"poststart and poststop", specs.Hooks{Poststart: bad, Poststop: bad}, "ran\n", "error running poststop hook #0", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stopped := filepath.Join(t.TempDir(), "stopped")

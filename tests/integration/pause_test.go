@@ -114,7 +114,7 @@ func pausedRefuses(t *testing.T, id string) {
 		{[]string{"pause", id}, "container not running or created: paused"},
 		{[]string{"kill", id, "TERM"}, "resume it first"},
 		{[]string{"ps", id}, "resume it first"},
-		{[]string{"exec", id, "true"}, "resume it first"},
+		{[]string{"exec", id, "true"}, "cannot exec in a paused container"},
 		{[]string{"update", "--pids-limit", "100", id}, "resume it first"},
 		{[]string{"start", id}, "resume it first"},
 		{[]string{"delete", id}, "not stopped"},

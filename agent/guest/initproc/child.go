@@ -334,7 +334,7 @@ func (c *child) startHooks(state []byte) error {
 	for i := range c.cfg.Spec.Hooks.StartContainer {
 		hook := &c.cfg.Spec.Hooks.StartContainer[i]
 		if err := runHook(hook, state); err != nil {
-			return fmt.Errorf("startContainer hook %d (%s): %w", i, hook.Path, err)
+			return fmt.Errorf("error running startContainer hook #%d: %s: %w", i, hook.Path, err)
 		}
 	}
 	return nil
