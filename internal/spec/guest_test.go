@@ -79,3 +79,16 @@ func TestMountOptions(t *testing.T) {
 		t.Errorf("a tmpfs has %q in the guest", got)
 	}
 }
+
+// TestDevices: what every Linux guest has under the same number is accepted.
+func TestDevices(t *testing.T) {
+	for name, number := range map[string][2]int64{
+		"null": {1, 3}, "kmsg": {1, 11}, "tty": {5, 0}, "fuse": {10, 229}, "net/tun": {10, 200},
+	} {
+		s := minimal()
+		device(specs.LinuxDevice{Path: "/dev/" + name, Type: "c", Major: number[0], Minor: number[1]})(s)
+		if _, err := New(s, "/bundle", host); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

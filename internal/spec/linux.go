@@ -127,7 +127,8 @@ func sysctlFile(key string) string {
 // guestDevices are the device nodes that mean the same in every Linux guest.
 var guestDevices = map[[2]int64]bool{
 	{1, 3}: true, {1, 5}: true, {1, 7}: true, {1, 8}: true, {1, 9}: true, // null zero full random urandom
-	{5, 0}: true, {5, 1}: true, {5, 2}: true, // tty console ptmx
+	{1, 11}: true,                             // kmsg: the guest kernel's log
+	{5, 0}:  true, {5, 1}: true, {5, 2}: true, // tty console ptmx
 	{10, 200}: true, {10, 229}: true, // net/tun fuse
 }
 
