@@ -23,7 +23,7 @@ import (
 var trap = []string{"sh", "-c", "trap 'echo got TERM; exit 7' TERM; trap 'echo got HUP' HUP; echo ready; while :; do sleep 1; done"}
 
 // psLine is the container's first process in the output of ps.
-var psLine = regexp.MustCompile(`(?m)^0 +1 +0 +\S+ +\S+ +\? +\d\d:\d\d:\d\d +sh -c trap `)
+var psLine = regexp.MustCompile(`(?m)^root +1 +0 +\d+ +\S+ +\? +\d\d:\d\d:\d\d +sh -c trap `)
 
 func TestLifecycle(t *testing.T) {
 	noLeaks(t)
