@@ -20,6 +20,9 @@ type StdioOptions struct {
 	Terminal bool
 	// The first size of the terminal, 0: as the OCI process says.
 	Width, Height uint16
+	// PlainNewlines: the terminal adds no carriage returns, for its output does
+	// not end at a terminal.
+	PlainNewlines bool
 }
 
 // Stdio is the stdio of one process: tokens first, connections after Open.
@@ -58,6 +61,8 @@ func (s *Stdio) message() *protocol.Stdio {
 		Stdout:   tokenBytes(s.stdout),
 		Stderr:   tokenBytes(s.stderr),
 		Terminal: tokenBytes(s.terminal),
+
+		PlainNewlines: s.opts.PlainNewlines,
 	}
 	if s.opts.Width != 0 && s.opts.Height != 0 {
 		m.Size = &protocol.Size{Width: uint32(s.opts.Width), Height: uint32(s.opts.Height)}

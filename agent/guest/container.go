@@ -101,6 +101,7 @@ func (a *Agent) create(req *protocol.CreateRequest) (_ *container, warnings []st
 		Namespaces: namespaces,
 	}
 	cfg.Width, cfg.Height = terminalSize(req.Stdio.GetSize(), spec.Process)
+	cfg.PlainNewlines = req.Stdio.GetPlainNewlines()
 	fds := io.childFDs()
 	if namespaces&unix.CLONE_NEWUSER != 0 {
 		sys, done, err := a.assist(child, cfg, fds)
@@ -272,6 +273,7 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 		cfg.Spec.Linux = &specs.Linux{Seccomp: linux.Seccomp, Personality: linux.Personality}
 	}
 	cfg.Width, cfg.Height = terminalSize(req.Stdio.GetSize(), spec)
+	cfg.PlainNewlines = req.Stdio.GetPlainNewlines()
 	if c.userns != nil {
 		if err := initproc.Assist(child.pid, cfg, c.spec.Linux, io.childFDs()); err != nil {
 			return nil, nil, err

@@ -228,6 +228,34 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// TestTerminalPlainNewlines: what does not end at a terminal has no carriage
+// returns.
+func TestTerminalPlainNewlines(t *testing.T) {
+	h := newHarness(t)
+	spec := defaultSpec("sh", "-c", "echo one; echo two")
+	spec.Process.Terminal = true
+	s, err := client.NewStdio(client.StdioOptions{Terminal: true, PlainNewlines: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.client.OpenStdio(h.ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := h.client.Create(h.ctx, client.CreateOptions{
+		ID: "c1", Spec: marshal(t, spec), RootfsTag: h.rootfs, Stdio: s,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.client.Start(h.ctx, "c1", nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(s.Terminal)
+	if err != nil || string(got) != "one\ntwo\n" {
+		t.Errorf("the terminal says %q, %v", got, err)
+	}
+}
+
 // start creates and starts a container without streams.
 func (h *harness) start(spec any) {
 	h.t.Helper()

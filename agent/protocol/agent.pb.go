@@ -300,7 +300,9 @@ type Stdio struct {
 	// the process has terminal set.
 	Terminal []byte `protobuf:"bytes,4,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	// The first size of the terminal; process.consoleSize if unset.
-	Size          *Size `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
+	Size *Size `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
+	// What the terminal prints does not end at a terminal: it has no ONLCR.
+	PlainNewlines bool `protobuf:"varint,6,opt,name=plain_newlines,json=plainNewlines,proto3" json:"plain_newlines,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -368,6 +370,13 @@ func (x *Stdio) GetSize() *Size {
 		return x.Size
 	}
 	return nil
+}
+
+func (x *Stdio) GetPlainNewlines() bool {
+	if x != nil {
+		return x.PlainNewlines
+	}
+	return false
 }
 
 // Clone makes a guest that was started from a template unique. It is applied
@@ -3153,13 +3162,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\"4\n" +
 	"\x04Size\x12\x14\n" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
-	"\x06height\x18\x02 \x01(\rR\x06height\"\x92\x01\n" +
+	"\x06height\x18\x02 \x01(\rR\x06height\"\xb9\x01\n" +
 	"\x05Stdio\x12\x14\n" +
 	"\x05stdin\x18\x01 \x01(\fR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\fR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x03 \x01(\fR\x06stderr\x12\x1a\n" +
 	"\bterminal\x18\x04 \x01(\fR\bterminal\x12'\n" +
-	"\x04size\x18\x05 \x01(\v2\x13.runv.agent.v1.SizeR\x04size\"G\n" +
+	"\x04size\x18\x05 \x01(\v2\x13.runv.agent.v1.SizeR\x04size\x12%\n" +
+	"\x0eplain_newlines\x18\x06 \x01(\bR\rplainNewlines\"G\n" +
 	"\x05Clone\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\"\xef\x01\n" +

@@ -42,6 +42,7 @@ func newStdio(terminal bool, log *slog.Logger) (*stdio, error) {
 	o := client.StdioOptions{Terminal: terminal}
 	if terminal {
 		o.Width, o.Height = windowSize()
+		o.PlainNewlines = !isTerminal(os.Stdout)
 	} else {
 		o.Stdin, o.Stdout, o.Stderr = !isNull(os.Stdin), !isNull(os.Stdout), !isNull(os.Stderr)
 	}
@@ -50,6 +51,13 @@ func newStdio(terminal bool, log *slog.Logger) (*stdio, error) {
 		return nil, err
 	}
 	return &stdio{Stdio: s, log: log, input: newInput()}, nil
+}
+
+// isTerminal tells whether f is a terminal: it has a size, be it 0. The VM process
+// may not ask for more.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	return err == nil
 }
 
 // isNull tells whether f is /dev/null.

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"io"
 	"fmt"
 	"net"
 	"os"
@@ -119,6 +120,32 @@ func TestTerminalWithRedirectedStdin(t *testing.T) {
 	if *after != *before {
 		t.Errorf("the terminal's settings are %+v; want %+v", after, before)
 	}
+}
+
+// TestTerminalWithRedirectedStdout: what does not go to a terminal has no carriage
+// returns, as with other runtimes.
+func TestTerminalWithRedirectedStdout(t *testing.T) {
+	noLeaks(t)
+	_, slave := openPTY(t)
+	id := newID()
+	const script = "echo one; echo two; test -t 1 && echo three"
+	const want = "one\ntwo\nthree\n"
+	cmd := command(t.Context(), "run", "-b", bundle(t, []string{"sh", "-c", script + "; exec sleep 1000"}, withTerminal), id)
+	cmd.Stdin, cmd.Stderr = slave, slave
+	pipe, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(pipe, got); err != nil || string(got) != want {
+		t.Errorf("run: %q, %v; want %q", got, err, want)
+	}
+	exec := command(t.Context(), "exec", "-t", id, "sh", "-c", script)
+	exec.Stdin, exec.Stderr = slave, slave
+	if out, err := exec.Output(); err != nil || string(out) != want {
+		t.Errorf("exec: %q, %v; want %q", out, err, want)
+	}
+	runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
+	cmd.Wait()
 }
 
 // consoleSocket listens for a terminal the way an engine does.

@@ -204,7 +204,7 @@ func (c *child) enterExisting(fds []int) (master int, err error) {
 func (c *child) stdio(fds []int) (master int, err error) {
 	p := c.cfg.Process
 	if p.Terminal {
-		master, err := openTerminal(p.User.UID, c.cfg.Width, c.cfg.Height)
+		master, err := openTerminal(p.User.UID, &c.cfg)
 		if err != nil {
 			return -1, err
 		}

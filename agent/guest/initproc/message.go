@@ -53,6 +53,8 @@ type Config struct {
 	Namespaces int
 	// Width and Height are the first size of the terminal, 0 for unset.
 	Width, Height uint16
+	// PlainNewlines: the terminal adds no carriage returns.
+	PlainNewlines bool
 }
 
 // Rootfs is a mount(2) of the root file system.

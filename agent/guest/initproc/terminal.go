@@ -10,12 +10,12 @@ import (
 
 // openTerminal makes a pseudoterminal in the container's devpts, of which the
 // calling process becomes the session leader, and returns its master.
-func openTerminal(uid uint32, width, height uint16) (master int, err error) {
+func openTerminal(uid uint32, cfg *Config) (master int, err error) {
 	master, err = unix.Open("/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open a terminal: %w", &os.PathError{Op: "open", Path: "/dev/pts/ptmx", Err: err})
 	}
-	slave, err := slaveOf(master, uid, width, height)
+	slave, err := slaveOf(master, uid, cfg)
 	if err != nil {
 		unix.Close(master)
 		return -1, fmt.Errorf("open a terminal: %w", err)
@@ -30,7 +30,7 @@ func openTerminal(uid uint32, width, height uint16) (master int, err error) {
 	return master, nil
 }
 
-func slaveOf(master int, uid uint32, width, height uint16) (int, error) {
+func slaveOf(master int, uid uint32, cfg *Config) (int, error) {
 	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
 		return -1, os.NewSyscallError("unlock terminal", err)
 	}
@@ -38,16 +38,30 @@ func slaveOf(master int, uid uint32, width, height uint16) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("open terminal", err)
 	}
-	if width != 0 && height != 0 {
-		size := unix.Winsize{Col: width, Row: height}
+	if cfg.Width != 0 && cfg.Height != 0 {
+		size := unix.Winsize{Col: cfg.Width, Row: cfg.Height}
 		if err := unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &size); err != nil {
 			return -1, os.NewSyscallError("set terminal size", err)
+		}
+	}
+	if cfg.PlainNewlines {
+		if err := clearONLCR(slave); err != nil {
+			return -1, err
 		}
 	}
 	if err := unix.Fchown(slave, int(uid), -1); err != nil {
 		return -1, os.NewSyscallError("chown terminal", err)
 	}
 	return slave, nil
+}
+
+func clearONLCR(terminal int) error {
+	settings, err := unix.IoctlGetTermios(terminal, unix.TCGETS)
+	if err != nil {
+		return os.NewSyscallError("tcgetattr", err)
+	}
+	settings.Oflag &^= unix.ONLCR
+	return os.NewSyscallError("tcsetattr", unix.IoctlSetTermios(terminal, unix.TCSETS, settings))
 }
 
 func ioctlOpenPeer(master, flags int) (int, error) {
