@@ -3,8 +3,8 @@
 package integration
 
 import (
-	"io"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
