@@ -6,7 +6,6 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"runv.dev/runv/agent/client"
@@ -25,31 +24,33 @@ type psRow struct {
 	now    time.Time
 }
 
-// psColumn is a column of ps(1).
+// psColumn is a column of ps(1): its least width, below 0 for one that is aligned
+// to the right.
 type psColumn struct {
 	header string
+	width  int
 	value  func(psRow) string
 }
 
 var psColumns = map[string]psColumn{
-	"pid":     {"PID", func(p psRow) string { return strconv.Itoa(p.ContainerPID) }},
-	"ppid":    {"PPID", func(p psRow) string { return strconv.Itoa(p.parent) }},
-	"uid":     {"UID", func(p psRow) string { return userName(p.UID) }},
-	"user":    {"USER", func(p psRow) string { return userName(p.UID) }},
-	"gid":     {"GID", func(p psRow) string { return strconv.FormatUint(uint64(p.GID), 10) }},
-	"c":       {"C", func(p psRow) string { return strconv.Itoa(p.usage()) }},
-	"stat":    {"STAT", func(p psRow) string { return p.State }},
-	"s":       {"S", func(p psRow) string { return p.State }},
-	"stime":   {"STIME", psRow.start},
-	"etime":   {"ELAPSED", func(p psRow) string { return elapsed(p.now.Sub(p.Started)) }},
-	"tty":     {"TTY", func(p psRow) string { return ttyName(p.TTY) }},
-	"time":    {"TIME", psRow.cpuTime},
-	"bsdtime": {"TIME", psRow.bsdTime},
-	"rss":     {"RSS", func(p psRow) string { return strconv.FormatUint(p.RSS>>10, 10) }},
-	"comm":    {"COMMAND", func(p psRow) string { return p.Command }},
-	"cmd":     {"CMD", psRow.line},
-	"args":    {"COMMAND", psRow.line},
-	"command": {"COMMAND", psRow.line},
+	"pid":     {"PID", -7, func(p psRow) string { return strconv.Itoa(p.ContainerPID) }},
+	"ppid":    {"PPID", -7, func(p psRow) string { return strconv.Itoa(p.parent) }},
+	"uid":     {"UID", 8, func(p psRow) string { return userName(p.UID) }},
+	"user":    {"USER", 8, func(p psRow) string { return userName(p.UID) }},
+	"gid":     {"GID", -5, func(p psRow) string { return strconv.FormatUint(uint64(p.GID), 10) }},
+	"c":       {"C", -2, func(p psRow) string { return strconv.Itoa(p.usage()) }},
+	"stat":    {"STAT", 4, func(p psRow) string { return p.State }},
+	"s":       {"S", 1, func(p psRow) string { return p.State }},
+	"stime":   {"STIME", 5, psRow.start},
+	"etime":   {"ELAPSED", -11, func(p psRow) string { return elapsed(p.now.Sub(p.Started)) }},
+	"tty":     {"TTY", 8, func(p psRow) string { return ttyName(p.TTY) }},
+	"time":    {"TIME", -8, psRow.cpuTime},
+	"bsdtime": {"TIME", -6, psRow.bsdTime},
+	"rss":     {"RSS", -5, func(p psRow) string { return strconv.FormatUint(p.RSS>>10, 10) }},
+	"comm":    {"COMMAND", 15, func(p psRow) string { return p.Command }},
+	"cmd":     {"CMD", 0, psRow.line},
+	"args":    {"COMMAND", 0, psRow.line},
+	"command": {"COMMAND", 0, psRow.line},
 }
 
 // parsePSOptions has the columns that options of ps(1) ask for.
@@ -103,20 +104,35 @@ func psTable(out io.Writer, list []client.Process, columns []string, now time.Ti
 	for _, p := range list {
 		inside[p.PID] = p.ContainerPID
 	}
-	w := tabwriter.NewWriter(out, 0, 1, 2, ' ', 0)
-	fields := make([]string, len(columns))
+	rows := make([][]string, 1+len(list))
+	widths := make([]int, len(columns))
 	for i, name := range columns {
-		fields[i] = psColumns[name].header
-	}
-	fmt.Fprintln(w, strings.Join(fields, "\t"))
-	for _, p := range list {
-		row := psRow{p, inside[p.ParentPID], now}
-		for i, name := range columns {
-			fields[i] = psColumns[name].value(row)
+		column := psColumns[name]
+		widths[i] = column.width
+		for n := range rows {
+			field := column.header
+			if n > 0 {
+				p := list[n-1]
+				field = column.value(psRow{p, inside[p.ParentPID], now})
+			}
+			rows[n] = append(rows[n], field)
+			if column.width < 0 {
+				widths[i] = min(widths[i], -len(field))
+			} else {
+				widths[i] = max(widths[i], len(field))
+			}
 		}
-		fmt.Fprintln(w, strings.Join(fields, "\t"))
 	}
-	return w.Flush()
+	for _, row := range rows {
+		var line strings.Builder
+		for i, field := range row {
+			fmt.Fprintf(&line, "%*s ", -widths[i], field)
+		}
+		if _, err := fmt.Fprintln(out, strings.TrimRight(line.String(), " ")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // userName is the name this host has for a user id, as ps on the host shows it;

@@ -19,17 +19,17 @@ func TestPSTable(t *testing.T) {
 		options []string
 		want    string
 	}{
-		{nil, `UID   PID  PPID  C   STIME  TTY    TIME      CMD
-root  1    0     99  11:30  pts/2  01:01:01  sh -c sleep 9
-4711  7    1     0   Nov20  ?      00:00:00  [sleep]
+		{nil, `UID          PID    PPID  C STIME TTY          TIME CMD
+root           1       0 99 11:30 pts/2    01:01:01 sh -c sleep 9
+4711           7       1  0 Nov20 ?        00:00:00 [sleep]
 `},
-		{[]string{"-e", "-x"}, `PID  TTY    STAT  TIME   COMMAND
-1    pts/2  S     61:01  sh -c sleep 9
-7    ?      Z     0:00   [sleep]
+		{[]string{"-e", "-x"}, `    PID TTY      STAT   TIME COMMAND
+      1 pts/2    S     61:01 sh -c sleep 9
+      7 ?        Z      0:00 [sleep]
 `},
-		{[]string{"-eo", "pid,etime,gid,rss,comm"}, `PID  ELAPSED     GID  RSS  COMMAND
-1    01:00:00    0    12   sh
-7    2-00:00:00  5    0    sleep
+		{[]string{"-eo", "pid,etime,gid,rss,comm"}, `    PID     ELAPSED   GID   RSS COMMAND
+      1    01:00:00     0    12 sh
+      7  2-00:00:00     5     0 sleep
 `},
 	} {
 		columns, err := parsePSOptions(tt.options)
