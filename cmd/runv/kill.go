@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -88,6 +90,11 @@ func (g *globals) kill(id string, sig unix.Signal, all bool) error {
 			return nil
 		case unix.SIGKILL: // what is frozen can still be killed
 			err = nil
+		default:
+			// It waits for the resume with the VM process, which passes it on.
+			if !all && sig != unix.SIGWINCH && slices.Contains(forwarded(), os.Signal(sig)) {
+				return s.Process.Signal(sig)
+			}
 		}
 	}
 	if sig == unix.SIGKILL && err == nil {

@@ -18,8 +18,8 @@ func pauseCommand(g *globals) *cli.Command {
 		Usage:     "stop the VM of a container where it is",
 		ArgsUsage: "ID",
 		Description: "The VM process is frozen: its processors do not run, and what asks the guest (exec,\n" +
-			"ps, update, signals other than KILL) is refused. `runv resume` lets it go on; for\n" +
-			"the guest the time in between has passed.\n\n" +
+			"ps, update) is refused; signals but KILL wait. `runv resume` lets it go on; for the\n" +
+			"guest the time in between has passed.\n\n" +
 			"Example:\n" +
 			"   runv pause web1",
 		Action: func(c *cli.Context) error {

@@ -125,6 +125,20 @@ func waitEnd(fd int, timeout time.Duration) (ended bool, err error) {
 	}
 }
 
+// Signal sends a signal and does not wait for what comes of it; one to a process
+// that has ended is lost.
+func (p Process) Signal(sig unix.Signal) error {
+	fd, err := p.open()
+	if err != nil || fd < 0 {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && err != unix.ESRCH {
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+	return nil
+}
+
 // Kill ends the process with SIGKILL and waits until it is gone, but no longer
 // than timeout. A process that does not run any more is no error.
 func (p Process) Kill(timeout time.Duration) error {

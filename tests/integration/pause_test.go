@@ -112,7 +112,7 @@ func pausedRefuses(t *testing.T, id string) {
 		want string
 	}{
 		{[]string{"pause", id}, "container not running or created: paused"},
-		{[]string{"kill", id, "TERM"}, "resume it first"},
+		{[]string{"kill", id, "STOP"}, "resume it first"},
 		{[]string{"ps", id}, "resume it first"},
 		{[]string{"exec", id, "true"}, "cannot exec in a paused container"},
 		{[]string{"update", "--pids-limit", "100", id}, "resume it first"},
@@ -144,7 +144,7 @@ func TestPauseCreated(t *testing.T) {
 }
 
 // TestExecIgnorePaused: what is started in a paused container waits for its
-// resume, and fails if that never comes.
+// resume, and fails if that never comes. A signal waits, too.
 func TestExecIgnorePaused(t *testing.T) {
 	noLeaks(t)
 	id := newID()
@@ -166,6 +166,10 @@ func TestExecIgnorePaused(t *testing.T) {
 	if status := x.end(t); status != 7 {
 		t.Errorf("after the resume: status %d, stderr %q", status, x.stderr.String())
 	}
+	runv(t, nil, "pause", id).expect(t, "", "", 0)
+	runv(t, nil, "kill", id, "HUP").expect(t, "", "", 0)
+	runv(t, nil, "resume", id).expect(t, "", "", 0)
+	b.out.wait(t, "got HUP")
 	runv(t, nil, "pause", id).expect(t, "", "", 0)
 	x = waiting()
 	runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
