@@ -37,10 +37,10 @@ type options struct {
 	idle     []int // memory
 	size     int   // work: MiB of its files
 
-	root, workload, sources string  // work
-	sockets                 string  // network
-	seconds                 float64 // network
-	kernel, initrd          string  // boot, memory
+	root, workload string  // work
+	sockets        string  // network
+	seconds        float64 // network
+	kernel, initrd string  // boot, memory
 }
 
 // part is one of those that can be measured.
@@ -83,10 +83,9 @@ func run(ctx context.Context) error {
 		o.idle, err = counts(s)
 		return err
 	})
-	flag.IntVar(&o.size, "size", 64, "work: `MIB` of the files that are read")
+	flag.IntVar(&o.size, "size", 32, "work: `MIB` of the files that are read")
 	flag.StringVar(&o.root, "root", "", "work: the `ARCHIVE` that tests/bench/root made")
-	flag.StringVar(&o.workload, "workload", "", "work: the static program tests/bench/workload, a `FILE`")
-	flag.StringVar(&o.sources, "sources", "", "work: the `DIRECTORY` of a C program to build")
+	flag.StringVar(&o.workload, "workload", "", "work: the `FILE` that tests/bench/workload/build made")
 	flag.StringVar(&o.sockets, "sockets", "", "network: the `FILE` that tests/tsi/build made")
 	flag.Float64Var(&o.seconds, "seconds", 1, "network: `N` for each measurement")
 	flag.StringVar(&o.kernel, "kernel", "", "boot, memory: the guest's kernel, a `FILE`, for QEMU")

@@ -30,8 +30,8 @@ const (
 // work measures programs inside containers, whose root file system is a Debian,
 // shared and in the host's memory, and a server that answers.
 func work(ctx context.Context, b *bench) (err error) {
-	if b.root == "" || b.workload == "" || b.sources == "" {
-		return errors.New("work: want --root, --workload and --sources")
+	if b.root == "" || b.workload == "" {
+		return errors.New("work: want --root and --workload")
 	}
 	remove, err := makeNetns(ctx)
 	if err != nil {
@@ -96,8 +96,11 @@ func (b *bench) makeWork(ctx context.Context, rootfs string) error {
 	if err := copyFile(filepath.Join(dir, "workload"), b.workload, 0o755); err != nil {
 		return err
 	}
-	// Many small files, and the same ones for everybody.
-	if err := output(ctx, "tar", "-C", filepath.Join(rootfs, "usr"), "-cf", filepath.Join(dir, "tree.tar"), "include"); err != nil {
+	// Many small files.
+	if err := output(ctx, "cp", "-a", filepath.Join(rootfs, "usr/include/linux"), filepath.Join(dir, "tree")); err != nil {
+		return err
+	}
+	if err := output(ctx, "tar", "-C", dir, "-cf", filepath.Join(dir, "tree.tar"), "tree"); err != nil {
 		return err
 	}
 	noise := rand.NewChaCha8([32]byte{})
@@ -111,27 +114,8 @@ func (b *bench) makeWork(ctx context.Context, rootfs string) error {
 			return err
 		}
 	}
-	sources, err := filepath.Glob(filepath.Join(b.sources, "*.[ch]"))
-	if err != nil || len(sources) == 0 {
-		return fmt.Errorf("%s: no C program: %v", b.sources, err)
-	}
-	for _, path := range sources {
-		if err := copyFile(filepath.Join(dir, "src", filepath.Base(path)), path, 0o644); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(filepath.Join(dir, "src/Makefile"), []byte(makefile), 0o644)
+	return writeProgram(filepath.Join(dir, "src"))
 }
-
-// makefile builds what lies beside it.
-const makefile = `objects := $(patsubst %.c,%.o,$(wildcard *.c))
-program: $(objects)
-	gcc -pthread -o $@ $^
-%.o: %.c $(wildcard *.h)
-	gcc -O0 -pthread -c -o $@ $<
-clean:
-	rm -f program $(objects)
-`
 
 // tidy removes what work that did not end has left, for the next that does it.
 func tidy(dir string) error {
