@@ -37,7 +37,8 @@ type options struct {
 	idle     []int // memory
 	size     int   // work: MiB of its files
 
-	root, workload string  // work
+	root, workload string // work
+	work           []string
 	sockets        string  // network
 	seconds        float64 // network
 	kernel, initrd string  // boot, memory
@@ -86,6 +87,16 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.size, "size", 32, "work: `MIB` of the files that are read")
 	flag.StringVar(&o.root, "root", "", "work: the `ARCHIVE` that tests/bench/root made")
 	flag.StringVar(&o.workload, "workload", "", "work: the `FILE` that tests/bench/workload/build made")
+	o.work = workNames
+	flag.Func("work", "work: what of it, as `NAME,NAME…` ("+strings.Join(workNames, ",")+")", func(s string) (err error) {
+		o.work = strings.Split(s, ",")
+		for _, name := range o.work {
+			if !slices.Contains(workNames, name) {
+				err = fmt.Errorf("no work is called %q", name)
+			}
+		}
+		return err
+	})
 	flag.StringVar(&o.sockets, "sockets", "", "network: the `FILE` that tests/tsi/build made")
 	flag.Float64Var(&o.seconds, "seconds", 1, "network: `N` for each measurement")
 	flag.StringVar(&o.kernel, "kernel", "", "boot, memory: the guest's kernel, a `FILE`, for QEMU")
