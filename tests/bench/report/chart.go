@@ -12,7 +12,7 @@ import (
 const (
 	labelWidth = 330 // for the names of measurements
 	plotWidth  = 620
-	valueWidth = 190 // for what 1 stands for
+	valueWidth = 220 // for what 1 stands for
 	rowHeight  = 22
 	headHeight = 34 // above the rows of a part
 	topHeight  = 96
