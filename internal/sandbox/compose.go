@@ -189,8 +189,9 @@ func (r *Root) cover(m *specs.Mount, below bool) (*os.File, error) {
 	}
 	defer dir.Close()
 	copyUp := slices.Index(m.Options, "tmpcopyup")
-	if m.Type == "tmpfs" && (below || missing) {
-		if err := asBelow(m, dir, missing); err != nil {
+	keep := below && copyUp >= 0 && !missing
+	if m.Type == "tmpfs" && (below || missing) && !keep {
+		if err := modeBelow(m, dir, missing); err != nil {
 			return nil, err
 		}
 	}
@@ -202,7 +203,8 @@ func (r *Root) cover(m *specs.Mount, below bool) (*os.File, error) {
 		return nil, err
 	}
 	err = moveMount(tmpfs, dir)
-	if err == nil && copyUp >= 0 && !missing {
+	if err == nil && keep {
+		m.Options = slices.Clone(m.Options)
 		m.Options[copyUp] += "=" + lowerName
 		err = bindLower(tmpfs, dir)
 	}
@@ -213,10 +215,12 @@ func (r *Root) cover(m *specs.Mount, below bool) (*os.File, error) {
 	return tmpfs, nil
 }
 
-// asBelow gives a tmpfs the options for the mode and, where it takes the content
-// over, the owner of the directory it covers, as far as it has none; where there
-// was no directory it has a tmpfs's own mode.
-func asBelow(m *specs.Mount, dir *os.File, missing bool) error {
+// modeBelow gives a tmpfs without a mode that of the directory it covers; where
+// there was none, a tmpfs's own.
+func modeBelow(m *specs.Mount, dir *os.File, missing bool) error {
+	if slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "mode=") }) {
+		return nil
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return os.NewSyscallError("fstat", err)
@@ -225,23 +229,12 @@ func asBelow(m *specs.Mount, dir *os.File, missing bool) error {
 	if missing {
 		mode = 0o1777
 	}
-	add := []string{fmt.Sprintf("mode=%04o", mode)}
-	if slices.Contains(m.Options, "tmpcopyup") && !missing {
-		add = append(add, fmt.Sprintf("uid=%d", st.Uid), fmt.Sprintf("gid=%d", st.Gid))
-	}
-	options := slices.Clone(m.Options)
-	for _, option := range add {
-		name, _, _ := strings.Cut(option, "=")
-		if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, name+"=") }) {
-			options = append(options, option)
-		}
-	}
-	m.Options = options
+	m.Options = append(slices.Clone(m.Options), fmt.Sprintf("mode=%04o", mode))
 	return nil
 }
 
-// lowerName is where in a covering tmpfs the content of the covered directory
-// is, for the guest to copy.
+// lowerName is where in a covering tmpfs the covered directory is, for the guest
+// to copy its content, mode and owner.
 const lowerName = ".runv-lower"
 
 // bindLower binds dir itself, read-only, into the tmpfs that covers it.

@@ -203,7 +203,7 @@ func TestTmpfsOverDirectory(t *testing.T) {
 		{"a bind below", "/dir", "nosuid", false, true, "nosuid mode=2710"},
 		{"a bind below a missing one", "/no/dir", "nosuid", false, true, "nosuid mode=1777"},
 		{"own mode", "/dir", "mode=700", false, true, "mode=700"},
-		{"content", "/dir", "tmpcopyup gid=9", false, true, "tmpcopyup=.runv-lower gid=9 mode=2710 uid=5"},
+		{"content", "/dir", "tmpcopyup gid=9", false, true, "tmpcopyup=.runv-lower gid=9"},
 		{"content without a bind", "/dir", "tmpcopyup", false, false, "tmpcopyup"},
 		{"content of a missing one", "/no/dir", "tmpcopyup", false, true, "tmpcopyup mode=1777"},
 	} {

@@ -38,3 +38,30 @@ func TestPOSIX(t *testing.T) {
 	}
 	t.Logf("%d tests passed in the guest", len(passed))
 }
+
+// TestTmpfsOverDirectory: a tmpfs has the mode of the directory it is mounted on,
+// and with tmpcopyup what is there, also with a bind mount below it.
+func TestTmpfsOverDirectory(t *testing.T) {
+	noLeaks(t)
+	bound := filepath.Join(t.TempDir(), "bound")
+	must(t, os.WriteFile(bound, []byte("bound\n"), 0o644))
+	dir := bundle(t, []string{"sh", "-c", "busybox stat -c '%n %a %u' /none/at/all /plain /full; ls -A /plain /full; cat /plain/f /full/f /full/kept"},
+		func(s *specs.Spec) {
+			s.Root.Readonly = true
+			s.Mounts = append(s.Mounts,
+				specs.Mount{Destination: "/none/at/all", Type: "tmpfs", Source: "tmpfs"},
+				specs.Mount{Destination: "/plain", Type: "tmpfs", Source: "tmpfs"},
+				specs.Mount{Destination: "/plain/f", Source: bound, Options: []string{"bind"}},
+				specs.Mount{Destination: "/full", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}},
+				specs.Mount{Destination: "/full/f", Source: bound, Options: []string{"bind"}})
+		})
+	for name, mode := range map[string]os.FileMode{"plain": 0o711, "full": 0o750} {
+		name = filepath.Join(dir, "rootfs", name)
+		must(t, os.Mkdir(name, 0o755))
+		must(t, os.WriteFile(filepath.Join(name, "kept"), []byte("of the image\n"), 0o644))
+		must(t, os.Chmod(name, mode))
+	}
+	must(t, os.Chown(filepath.Join(dir, "rootfs/full"), 7, 7))
+	runv(t, nil, "run", "-b", dir, newID()).expect(t,
+		"/none/at/all 1777 0\n/plain 711 0\n/full 750 7\n/full:\nf\nkept\n\n/plain:\nf\nbound\nbound\nof the image\n", "", 0)
+}

@@ -137,7 +137,16 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 		return err
 	}
 	defer unix.Close(target)
-	kind, data := m.Type, o.data
+	kind, data, flags := m.Type, o.data, o.flags
+	lower := target
+	if o.copyUp {
+		if lower, err = openLower(target, o.lower); err != nil {
+			return fmt.Errorf("tmpcopyup: %w", err)
+		}
+		defer unix.Close(lower)
+		// Read-only only once it is filled.
+		flags &^= unix.MS_RDONLY
+	}
 	switch kind {
 	case "cgroup":
 		// There is only version 2, whatever the host has.
@@ -145,7 +154,7 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 	case "tmpfs":
 		// Where there was nothing a tmpfs has its own default, 1777.
 		if !missing {
-			data, err = asBelow(data, target, o.copyUp)
+			data, err = asBelow(data, lower, o.copyUp)
 		}
 		if err != nil {
 			return err
@@ -154,16 +163,6 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 	source := m.Source
 	if source == "" {
 		source = kind
-	}
-	flags := o.flags
-	lower := -1
-	if o.copyUp {
-		if lower, err = openLower(target, o.lower); err != nil {
-			return fmt.Errorf("tmpcopyup: %w", err)
-		}
-		defer unix.Close(lower)
-		// Read-only only once it is filled.
-		flags &^= unix.MS_RDONLY
 	}
 	err = unix.Mount(source, procFD(target), kind, flags, strings.Join(data, ","))
 	if err == unix.EPERM && r.userNamespace && notOwned[kind] {
