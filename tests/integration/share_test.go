@@ -55,7 +55,7 @@ func TestTmpfsOverDirectory(t *testing.T) {
 				specs.Mount{Destination: "/full", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}},
 				specs.Mount{Destination: "/full/f", Source: bound, Options: []string{"bind"}})
 		})
-	for name, mode := range map[string]os.FileMode{"plain": 0o711, "full": 0o750} {
+	for name, mode := range map[string]os.FileMode{"plain": 0o711, "full": 0o775} {
 		name = filepath.Join(dir, "rootfs", name)
 		must(t, os.Mkdir(name, 0o755))
 		must(t, os.WriteFile(filepath.Join(name, "kept"), []byte("of the image\n"), 0o644))
@@ -63,5 +63,5 @@ func TestTmpfsOverDirectory(t *testing.T) {
 	}
 	must(t, os.Chown(filepath.Join(dir, "rootfs/full"), 7, 7))
 	runv(t, nil, "run", "-b", dir, newID()).expect(t,
-		"/none/at/all 1777 0\n/plain 711 0\n/full 750 7\n/full:\nf\nkept\n\n/plain:\nf\nbound\nbound\nof the image\n", "", 0)
+		"/none/at/all 1777 0\n/plain 711 0\n/full 775 7\n/full:\nf\nkept\n\n/plain:\nf\nbound\nbound\nof the image\n", "", 0)
 }
