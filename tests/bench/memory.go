@@ -84,7 +84,8 @@ func (c *idleContainers) stop(ctx context.Context, count int) error {
 
 // idling measures one program with each of the counts.
 func (b *bench) idling(ctx context.Context, one idler) (err error) {
-	before, err := lookAtMemory(nil)
+	// What ran before may still be giving memory back.
+	before, err := settled(ctx, nil)
 	if err != nil {
 		return err
 	}
