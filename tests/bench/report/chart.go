@@ -18,6 +18,7 @@ const (
 	topHeight  = 96
 	footHeight = 46
 	margin     = 16
+	labelRoom  = 48 // for a label of the scale
 )
 
 // mark tells a program apart, by colour and by shape.
@@ -162,12 +163,17 @@ func (c *chart) axis(top, bottom float64) {
 	for tick(first) > c.low*1.001 {
 		first--
 	}
+	// Labels need room: on a wide scale only the powers of ten have one.
+	crowded := c.x(2)-c.x(1) < labelRoom
 	for i := first; tick(i) <= c.high*1.001; i++ {
 		x, colour, width := c.x(tick(i)), "#e4e4e4", 1.0
 		if i == 0 {
 			colour, width = "#555555", 1.5
 		}
 		c.printf(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s" stroke-width="%.1f"/>`, x, top, x, bottom, colour, width)
+		if crowded && i%3 != 0 {
+			continue
+		}
 		label := "×" + fmt.Sprintf("%.4g", tick(i))
 		c.text(x, top-4, "middle", "#555555", `font-size="12"`, label)
 		c.text(x, bottom+18, "middle", "#555555", `font-size="12"`, label)

@@ -202,6 +202,20 @@ func TestScale(t *testing.T) {
 	}
 }
 
+// Labels of the scale do not run into each other.
+func TestCrowdedScale(t *testing.T) {
+	for high, want := range map[float64]bool{5: true, 2000: false} {
+		c := &chart{low: 0.1, high: high}
+		c.axis(0, 10)
+		if got := strings.Contains(c.b.String(), ">×2<"); got != want {
+			t.Errorf("up to %v: ×2 has a label: %v", high, got)
+		}
+		if !strings.Contains(c.b.String(), ">×1<") {
+			t.Errorf("up to %v: ×1 has no label", high)
+		}
+	}
+}
+
 func TestMarks(t *testing.T) {
 	seen := make(map[mark]string)
 	for name := range marks {
