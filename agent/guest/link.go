@@ -150,7 +150,7 @@ func (l *link) suspend(ctx context.Context, input uint64, wake func()) error {
 		l.changed.Wait()
 	}
 	l.suspended = true
-	if l.conn != nil && l.inputs > 0 {
+	if l.conn != nil && !l.closed && l.inputs > 0 {
 		if err := l.conn.SetReadDeadline(past); err != nil {
 			return err
 		}
@@ -184,7 +184,7 @@ func (l *link) resume(conn net.Conn) error {
 			l.conn.Close() // it may be gone already
 		}
 		l.conn, l.received = conn, 0
-	case l.conn != nil:
+	case l.conn != nil && !l.closed:
 		err = l.conn.SetReadDeadline(time.Time{})
 	}
 	l.suspended = false
