@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -73,7 +74,9 @@ func (l *link) Read(p []byte) (int, error) {
 		n, err := conn.Read(p)
 		l.mu.Lock()
 		l.received += uint64(n)
-		again := n == 0 && err != nil && !l.closed && (l.suspended || l.conn != conn)
+		// The suspension that has interrupted a Read may be over by now.
+		interrupted := l.suspended || l.conn != conn || errors.Is(err, os.ErrDeadlineExceeded)
+		again := n == 0 && err != nil && !l.closed && interrupted
 		l.changed.Broadcast()
 		l.mu.Unlock()
 		if !again {
