@@ -121,7 +121,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // prestart starts a child for the next container.
 func (a *Agent) prestart() {
-	c, err := a.spawn(initproc.InitArg, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, -1, nil)
+	c, err := a.spawn(initproc.InitArg, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, &birthplace{})
 	if err != nil {
 		a.log.Warn("start a container's process ahead of time", "error", err)
 		return
@@ -151,7 +151,7 @@ func (a *Agent) takeChild(namespaces int, linux *specs.Linux) (*child, error) {
 	if user {
 		mapUsers(sys, linux)
 	}
-	c, err := a.spawn(initproc.InitArg, sys, -1, nil)
+	c, err := a.spawn(initproc.InitArg, sys, &birthplace{})
 	if err != nil {
 		return nil, err
 	}

@@ -214,9 +214,9 @@ func TestExecutableErrors(t *testing.T) {
 func TestUnsupported(t *testing.T) {
 	h := newHarness(t)
 	spec := defaultSpec("true")
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	spec.Linux.IntelRdt = &specs.LinuxIntelRdt{}
 	if _, err := h.run(spec, nil); !errors.Is(err, client.ErrUnsupported) {
-		t.Errorf("time namespace: %v", err)
+		t.Errorf("intelRdt: %v", err)
 	}
 	spec = defaultSpec("true")
 	spec.Process.Cwd = "relative"

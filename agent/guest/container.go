@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -39,8 +38,7 @@ type container struct {
 	namespaces int
 	cgroup     *cgroup
 	pidfd      *os.File // of the first process
-	pidns      *os.File // nil: the agent's own
-	userns     *os.File // nil: the agent's own
+	ns         birthplace
 
 	init *process
 
@@ -134,7 +132,7 @@ func terminalSize(size *protocol.Size, p *specs.Process) (width, height uint16) 
 	return uint16(min(w, 0xffff)), uint16(min(h, 0xffff))
 }
 
-// open takes hold of the first process and its PID namespace, by which later
+// open takes hold of the first process and its namespaces, by which later
 // processes join.
 func (c *container) open(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -142,17 +140,7 @@ func (c *container) open(pid int) error {
 		return os.NewSyscallError("pidfd_open", err)
 	}
 	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
-	if c.namespaces&unix.CLONE_NEWPID != 0 {
-		if c.pidns, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/pid"); err != nil {
-			return err
-		}
-	}
-	if c.namespaces&unix.CLONE_NEWUSER != 0 {
-		if c.userns, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user"); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.ns.open(pid, c.namespaces)
 }
 
 // release gives up what a container holds that has no process.
@@ -163,12 +151,7 @@ func (c *container) release() {
 	if c.pidfd != nil {
 		c.pidfd.Close()
 	}
-	if c.pidns != nil {
-		c.pidns.Close()
-	}
-	if c.userns != nil {
-		c.userns.Close()
-	}
+	c.ns.close()
 }
 
 // newProcess watches a child as a process of its own right. c is the container
@@ -193,7 +176,7 @@ func (a *Agent) newProcess(ch *child, io *stdio, c *container) *process {
 // has done so. Then it has the guest write back what is dirty, as the VM may
 // end any moment now.
 func (c *container) end() {
-	if c.pidns == nil {
+	if c.ns.pid == nil {
 		c.cgroup.kill()
 	}
 	unix.Sync()
@@ -245,11 +228,7 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 			io.discard()
 		}
 	}()
-	pidns := -1
-	if c.pidns != nil {
-		pidns = int(c.pidns.Fd())
-	}
-	child, err := a.spawn(initproc.ExecArg, &syscall.SysProcAttr{}, pidns, c.userns)
+	child, err := a.spawn(initproc.ExecArg, &syscall.SysProcAttr{}, &c.ns)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -274,7 +253,7 @@ func (a *Agent) exec(c *container, req *protocol.ExecRequest) (p *process, warni
 	}
 	cfg.Width, cfg.Height = terminalSize(req.Stdio.GetSize(), spec)
 	cfg.PlainNewlines = req.Stdio.GetPlainNewlines()
-	if c.userns != nil {
+	if c.ns.user != nil {
 		if err := initproc.Assist(child.pid, cfg, c.spec.Linux, io.childFDs()); err != nil {
 			return nil, nil, err
 		}

@@ -26,10 +26,9 @@ type child struct {
 	idle   bool // it has reported so
 }
 
-// spawn starts a child: kind is initproc.InitArg or ExecArg. pidns, if not
-// negative, is the PID namespace to put it into; userns, if not nil, the user
-// namespace, and then sys is not used.
-func (a *Agent) spawn(kind string, sys *syscall.SysProcAttr, pidns int, userns *os.File) (*child, error) {
+// spawn starts a child: kind is initproc.InitArg or ExecArg. With a user or time
+// namespace to be born in, sys is not used.
+func (a *Agent) spawn(kind string, sys *syscall.SysProcAttr, ns *birthplace) (*child, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -52,18 +51,18 @@ func (a *Agent) spawn(kind string, sys *syscall.SysProcAttr, pidns int, userns *
 		var err error
 		c.pid, c.done, err = a.reaper.start(func() (int, error) {
 			return initproc.WithDefaultTimers(func() (int, error) {
-				if userns != nil {
-					return forkInUserNamespace(int(userns.Fd()), a.exe, []string{a.exe, kind}, attr)
+				if ns.user != nil || ns.time != nil {
+					return forkInNamespaces(ns, a.exe, []string{a.exe, kind}, attr)
 				}
 				return syscall.ForkExec(a.exe, []string{a.exe, kind}, attr)
 			})
 		})
 		return err
 	}
-	if pidns < 0 {
+	if ns.pid == nil {
 		err = start()
 	} else {
-		err = inPIDNamespace(pidns, start)
+		err = inPIDNamespace(int(ns.pid.Fd()), start)
 	}
 	if err != nil {
 		c.socket.Close()

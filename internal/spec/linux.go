@@ -55,9 +55,7 @@ func (p *planner) linux() {
 			p.refuse("linux.personality.flags", "no flag is defined")
 		}
 	}
-	if len(l.TimeOffsets) > 0 {
-		p.refuse("linux.timeOffsets", "time namespaces are not supported")
-	}
+	p.timeOffsets(l)
 }
 
 func (p *planner) namespaces(list []specs.LinuxNamespace) {
@@ -83,10 +81,27 @@ func (p *planner) namespaces(list []specs.LinuxNamespace) {
 				p.refuse(at, "joining a mount namespace is not supported: the VM process always gets its own")
 			}
 		case specs.UserNamespace: // the guest's: see userNamespace
-		case specs.TimeNamespace:
-			p.refuse(at, "time namespaces are not supported")
+		case specs.TimeNamespace: // the guest's, too
+			if ns.Path != "" {
+				p.refuse(at, "the time namespace is the guest's: one of the host cannot be joined")
+			}
 		default:
 			p.refuse(at, "not a namespace type")
+		}
+	}
+}
+
+// timeOffsets checks what the guest does with its clocks.
+func (p *planner) timeOffsets(l *specs.Linux) {
+	own := slices.ContainsFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.TimeNamespace })
+	if len(l.TimeOffsets) > 0 && !own {
+		p.refuse("linux.timeOffsets", "there is no time namespace in linux.namespaces")
+	}
+	for _, clock := range sortedKeys(l.TimeOffsets) {
+		if clock != "monotonic" && clock != "boottime" {
+			p.refuse("linux.timeOffsets", "%q is not a clock with an offset: these are monotonic and boottime", clock)
+		} else if n := l.TimeOffsets[clock].Nanosecs; n >= 1e9 {
+			p.refuse("linux.timeOffsets", "%d nanoseconds for %s are a second or more", n, clock)
 		}
 	}
 }

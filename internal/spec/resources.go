@@ -343,4 +343,4 @@ func guestUnified(list map[string]string) map[string]string {
 
 var unifiedControllers = set("cpu", "cpuset", "io", "memory")
 
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

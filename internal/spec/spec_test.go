@@ -159,7 +159,7 @@ func TestRefused(t *testing.T) {
 		{"namespace", namespace(specs.LinuxNamespace{Type: "x"}), "not a namespace type"},
 		{"user namespace", namespace(specs.LinuxNamespace{Type: "user"}), "uidMappings: missing"},
 		{"user namespace to join", namespace(specs.LinuxNamespace{Type: "user", Path: "/proc/1/ns/user"}), "give the mappings of the one to join"},
-		{"time namespace", namespace(specs.LinuxNamespace{Type: "time"}), "time namespaces"},
+		{"time namespace to join", namespace(specs.LinuxNamespace{Type: "time", Path: "/proc/1/ns/time"}), "cannot be joined"},
 		{"mount namespace", namespace(specs.LinuxNamespace{Type: "mount", Path: "/x"}), "joining a mount namespace"},
 		{"relative namespace", namespace(specs.LinuxNamespace{Type: "network", Path: "x"}), "not absolute"},
 		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "without a user namespace"},
@@ -191,7 +191,15 @@ func TestRefused(t *testing.T) {
 		{"personality", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "BSD"} }, "personality"},
 		{"time offsets", func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}}
-		}, "timeOffsets"},
+		}, "no time namespace"},
+		{"time offset", func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "time"}}
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {Secs: 1}}
+		}, "realtime"},
+		{"nanoseconds", func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "time"}}
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Nanosecs: 1e9}}
+		}, "a second or more"},
 		{"systemd cgroup", func(s *specs.Spec) { s.Linux.CgroupsPath = "machine.slice:runv:x" }, "systemd driver"},
 		{"cgroup root", func(s *specs.Spec) { s.Linux.CgroupsPath = "/../.." }, "root of the hierarchy"},
 		{"huge pages", func(s *specs.Spec) {

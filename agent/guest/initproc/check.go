@@ -18,6 +18,7 @@ var namespaceFlags = map[specs.LinuxNamespaceType]int{
 	specs.UTSNamespace:    unix.CLONE_NEWUTS,
 	specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
 	specs.UserNamespace:   unix.CLONE_NEWUSER,
+	specs.TimeNamespace:   unix.CLONE_NEWTIME,
 }
 
 // CheckSpec refuses what cannot be done in a guest, so that no field that
@@ -65,8 +66,6 @@ func checkLinux(linux *specs.Linux) (namespaces int, err error) {
 		switch {
 		case ns.Type == specs.NetworkNamespace:
 			continue
-		case ns.Type == specs.TimeNamespace:
-			return 0, Unsupported("linux.namespaces: a %s namespace inside the guest is not supported", ns.Type)
 		case !known:
 			return 0, Invalid("linux.namespaces: unknown type %q", ns.Type)
 		case ns.Path != "":
@@ -84,9 +83,10 @@ func checkLinux(linux *specs.Linux) (namespaces int, err error) {
 	} else if len(linux.UIDMappings) > 0 || len(linux.GIDMappings) > 0 {
 		return 0, Invalid("linux.uidMappings and gidMappings without a user namespace in linux.namespaces")
 	}
+	if err := checkTimeOffsets(linux.TimeOffsets, seen[specs.TimeNamespace]); err != nil {
+		return 0, err
+	}
 	switch {
-	case len(linux.TimeOffsets) > 0:
-		return 0, Unsupported("linux.timeOffsets are not supported inside the guest")
 	case len(linux.NetDevices) > 0:
 		return 0, Unsupported("linux.netDevices are not supported: the guest has no network device")
 	case linux.IntelRdt != nil:

@@ -27,7 +27,8 @@ func TestCheckSpec(t *testing.T) {
 		{"NUL in env", func(s *specs.Spec) { s.Process.Env = []string{"A=\x00"} }, invalid},
 		{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "x" }, invalid},
 		{"user namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "user"}} }, invalid},
-		{"time namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "time"}} }, unsupported},
+		{"time namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "time"}} }, 0},
+		{"joined time", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "time", Path: "/x"}} }, unsupported},
 		{"unknown namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "x"}} }, invalid},
 		{"namespace twice", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "pid"}} }, invalid},
 		{"joined namespace", func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "ipc", Path: "/x"}} }, unsupported},
@@ -35,7 +36,7 @@ func TestCheckSpec(t *testing.T) {
 			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "network", Path: "/x"}}
 		}, 0},
 		{"mappings", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{}} }, invalid},
-		{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, unsupported},
+		{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, invalid},
 		{"network devices", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }, unsupported},
 		{"intelRdt", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, unsupported},
 		{"memory policy", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }, unsupported},

@@ -122,6 +122,11 @@ func (c *child) enterNew(fds []int) (master int, err error) {
 	if err := unix.Unshare(unshare); err != nil {
 		return -1, os.NewSyscallError("unshare", err)
 	}
+	if linux := c.cfg.Spec.Linux; linux != nil {
+		if err := c.setTimeOffsets(linux.TimeOffsets); err != nil {
+			return -1, err
+		}
+	}
 	unix.Umask(0)
 	sysfs := -1
 	if c.inUserNamespace() {
@@ -176,7 +181,7 @@ func (c *child) enterNew(fds []int) (master int, err error) {
 }
 
 // enterExisting joins the namespaces of a running container, whose pidfd is
-// the first descriptor; its PID namespace the child was cloned into.
+// the first descriptor. In its PID, user and time namespace the child was born.
 func (c *child) enterExisting(fds []int) (master int, err error) {
 	if len(fds) < 1 {
 		return -1, errors.New("no pidfd to join")
@@ -186,7 +191,7 @@ func (c *child) enterExisting(fds []int) (master int, err error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return -1, os.NewSyscallError("unshare", err)
 	}
-	if err := unix.Setns(pidfd, c.cfg.Namespaces&^(unix.CLONE_NEWPID|unix.CLONE_NEWUSER)); err != nil {
+	if err := unix.Setns(pidfd, c.cfg.Namespaces&^(unix.CLONE_NEWPID|unix.CLONE_NEWUSER|unix.CLONE_NEWTIME)); err != nil {
 		return -1, fmt.Errorf("join the container: %w", os.NewSyscallError("setns", err))
 	}
 	unix.Close(pidfd)
