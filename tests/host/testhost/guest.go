@@ -51,6 +51,9 @@ func bootGuest() error {
 	if err := insertModules(); err != nil {
 		return err
 	}
+	if err := holdVM(); err != nil {
+		return err
+	}
 	shares, err := readLines(initShares)
 	if err != nil {
 		return err
