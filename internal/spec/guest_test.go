@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -90,5 +91,28 @@ func TestDevices(t *testing.T) {
 		if _, err := New(s, "/bundle", host); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What --privileged of an engine asks for: all devices of the host.
+func TestDevicesLeftOut(t *testing.T) {
+	s := minimal()
+	s.Annotations = map[string]string{AnnotationDevices: DevicesAvailable}
+	s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200}, {Path: "/dev/pipe", Type: "p"}}
+	for minor := range 2 * int64(maxNames) {
+		s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: fmt.Sprint("/dev/loop", minor), Type: "b", Major: 7, Minor: minor})
+	}
+	p, err := New(s, "/bundle", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Spec.Linux.Devices; len(got) != 2 || got[0].Path != "/dev/net/tun" || got[1].Path != "/dev/pipe" {
+		t.Errorf("the guest gets %v", got)
+	}
+	if len(p.Warnings) != 1 || !strings.HasSuffix(p.Warnings[0], "/dev/loop7 and 8 more") {
+		t.Errorf("warnings %q", p.Warnings)
+	}
+	if len(s.Linux.Devices) != 2+2*maxNames {
+		t.Error("the configuration has changed")
 	}
 }

@@ -147,8 +147,11 @@ var guestDevices = map[[2]int64]bool{
 	{10, 200}: true, {10, 229}: true, // net/tun fuse
 }
 
+// devices checks the nodes that are asked for. --privileged of an engine asks
+// for all that the host has: those that a VM lacks are one problem.
 func (p *planner) devices(list []specs.LinuxDevice) {
 	seen := make(map[string]bool)
+	var missing []string
 	for i, d := range list {
 		at := indexed("linux.devices", i, d.Path)
 		switch {
@@ -162,12 +165,10 @@ func (p *planner) devices(list []specs.LinuxDevice) {
 		seen[path.Clean(d.Path)] = true
 		switch d.Type {
 		case "p":
-		case "c", "u":
-			if !guestDevices[[2]int64{d.Major, d.Minor}] {
-				p.refuse(at, "the VM has no character device %d:%d", d.Major, d.Minor)
+		case "c", "u", "b":
+			if !inGuest(d) {
+				missing = append(missing, d.Path)
 			}
-		case "b":
-			p.refuse(at, "the VM has no block device %d:%d", d.Major, d.Minor)
 		default:
 			p.refuse(at, "%q is not a device type", d.Type)
 		}
@@ -178,6 +179,32 @@ func (p *planner) devices(list []specs.LinuxDevice) {
 			}
 		}
 	}
+	if len(missing) == 0 {
+		return
+	}
+	names := strings.Join(missing[:min(len(missing), maxNames)], ", ")
+	if more := len(missing) - maxNames; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	if p.in.Annotations[AnnotationDevices] == DevicesAvailable {
+		p.warn("linux.devices", "left out, as the VM has no such device: %s", names)
+		return
+	}
+	p.refuse("linux.devices", "the VM has no such device: %s (the annotation %s=%s leaves them out)", names, AnnotationDevices, DevicesAvailable)
+}
+
+// maxNames is how many names a message lists.
+const maxNames = 8
+
+// inGuest tells whether a device exists in the guest.
+func inGuest(d specs.LinuxDevice) bool {
+	switch d.Type {
+	case "b":
+		return false
+	case "c", "u":
+		return guestDevices[[2]int64{d.Major, d.Minor}]
+	}
+	return true
 }
 
 func (p *planner) seccomp(s *specs.LinuxSeccomp) {

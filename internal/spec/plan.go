@@ -335,6 +335,7 @@ func (p *planner) guest() *specs.Spec {
 		linux = *p.in.Linux
 	}
 	linux.CgroupsPath = ""
+	linux.Devices = slices.DeleteFunc(slices.Clone(linux.Devices), func(d specs.LinuxDevice) bool { return !inGuest(d) })
 	if r := linux.Resources; r != nil && r.Unified != nil {
 		resources := *r
 		resources.Unified = guestUnified(r.Unified)

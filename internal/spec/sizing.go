@@ -18,6 +18,14 @@ const (
 	// AnnotationTemplate is "off" for a VM that boots, and "on" otherwise.
 	AnnotationTemplate = AnnotationPrefix + "template"
 	AnnotationCage     = AnnotationPrefix + "cage" // CageWarn or CageRequire
+	// AnnotationDevices is DevicesRequire or DevicesAvailable.
+	AnnotationDevices = AnnotationPrefix + "devices"
+)
+
+// What to do about devices of the configuration that a VM does not have.
+const (
+	DevicesRequire   = "require"   // refuse the container; the default
+	DevicesAvailable = "available" // leave them out, with a warning
 )
 
 // What to do on a host that lacks a layer of the VM process's cage.
@@ -84,14 +92,18 @@ func (p *planner) annotations() {
 				p.refuse(at, "%v", err)
 			}
 			p.plan.RequireCage = value == CageRequire
+		case AnnotationDevices: // see devices
+			if value != DevicesRequire && value != DevicesAvailable {
+				p.refuse(at, "%q is neither %s nor %s", value, DevicesRequire, DevicesAvailable)
+			}
 		default:
 			known, err := p.network(name, value)
 			if err != nil {
 				p.refuse(at, "%v", err)
 			}
 			if !known {
-				p.refuse(at, "unknown annotation: there are %s, %s, %s, %s, %s, %s, %s and %s", AnnotationVCPUs, AnnotationMemory, AnnotationTemplate, AnnotationCage,
-					AnnotationLoopback, AnnotationLinkLocal, AnnotationAllow, AnnotationDeny)
+				p.refuse(at, "unknown annotation: there are %s, %s, %s, %s, %s, %s, %s, %s and %s", AnnotationVCPUs, AnnotationMemory, AnnotationTemplate, AnnotationCage,
+					AnnotationDevices, AnnotationLoopback, AnnotationLinkLocal, AnnotationAllow, AnnotationDeny)
 			}
 		}
 	}

@@ -172,8 +172,8 @@ func TestRefused(t *testing.T) {
 			s.Linux.Namespaces = nil
 		}, "would change the host"},
 		{"sysctl value", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"a.b": "1\n2"} }, "line break"},
-		{"block device", device(specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}), "no block device 8:0"},
-		{"char device", device(specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}), "no character device 10:232"},
+		{"block device", device(specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}), "the VM has no such device: /dev/sda"},
+		{"char device", device(specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}), "the VM has no such device: /dev/kvm (the annotation run.oci.runv.devices=available leaves them out)"},
 		{"device path", device(specs.LinuxDevice{Path: "null", Type: "c", Major: 1, Minor: 3}), "not absolute"},
 		{"device type", device(specs.LinuxDevice{Path: "/dev/x", Type: "z"}), "not a device type"},
 		{"net devices", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }, "netDevices"},
@@ -221,6 +221,7 @@ func TestRefused(t *testing.T) {
 			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Access: "x"}}
 		}, "not made of"},
 
+		{"devices", annotation("run.oci.runv.devices", "all"), "neither require nor available"},
 		{"annotation", annotation("run.oci.runv.kernel", "/evil"), "unknown annotation"},
 		{"cage", annotation(AnnotationCage, "off"), "neither warn nor require"},
 		{"vcpus", annotation(AnnotationVCPUs, "many"), "not a number"},
