@@ -339,10 +339,10 @@ func (cr *creation) createRuntimeHooks() error {
 	ctx, stop := attach.Interruptible(background, background, cr.signals, nil)
 	defer stop()
 	state := cr.container.State.As(specs.StateCreating)
-	if err := hooks.Run(ctx, "prestart", prestart, state); err != nil {
+	if err := hooks.Run(ctx, "prestart", prestart, state, state.Bundle); err != nil {
 		return err
 	}
-	return hooks.Run(ctx, "createRuntime", h.CreateRuntime, state)
+	return hooks.Run(ctx, "createRuntime", h.CreateRuntime, state, state.Bundle)
 }
 
 // started waits until the container's process runs.

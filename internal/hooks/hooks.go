@@ -26,19 +26,19 @@ const maxOutput = 1 << 10
 const pipeDelay = time.Second
 
 // Run runs hooks in their order, each with the state on its standard input, until
-// one fails. kind is the list's name in config.json. The working directory is the
-// bundle; a hook without env has this process's environment.
-func Run(ctx context.Context, kind string, list []specs.Hook, state *specs.State) error {
-	return each(ctx, kind, list, state, func(err error) error { return err })
+// one fails. kind is the list's name in config.json. The working directory is
+// dir; a hook without env has this process's environment.
+func Run(ctx context.Context, kind string, list []specs.Hook, state *specs.State, dir string) error {
+	return each(ctx, kind, list, state, dir, func(err error) error { return err })
 }
 
 // RunAll runs hooks that must not stop a container: it calls warn for a failure
-// and goes on.
+// and goes on. The working directory is the bundle.
 func RunAll(ctx context.Context, kind string, list []specs.Hook, state *specs.State, warn func(error)) {
-	_ = each(ctx, kind, list, state, func(err error) error { warn(err); return nil })
+	_ = each(ctx, kind, list, state, state.Bundle, func(err error) error { warn(err); return nil })
 }
 
-func each(ctx context.Context, kind string, list []specs.Hook, state *specs.State, failed func(error) error) error {
+func each(ctx context.Context, kind string, list []specs.Hook, state *specs.State, dir string, failed func(error) error) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -47,7 +47,7 @@ func each(ctx context.Context, kind string, list []specs.Hook, state *specs.Stat
 		return err
 	}
 	for i, hook := range list {
-		err := run(ctx, &hook, input, state.Bundle)
+		err := run(ctx, &hook, input, dir)
 		if err == nil {
 			continue
 		}
@@ -58,7 +58,7 @@ func each(ctx context.Context, kind string, list []specs.Hook, state *specs.Stat
 	return nil
 }
 
-func run(ctx context.Context, hook *specs.Hook, state []byte, bundle string) error {
+func run(ctx context.Context, hook *specs.Hook, state []byte, dir string) error {
 	if hook.Timeout != nil {
 		var cancel context.CancelFunc
 		limit := time.Duration(*hook.Timeout) * time.Second
@@ -71,8 +71,8 @@ func run(ctx context.Context, hook *specs.Hook, state []byte, bundle string) err
 		cmd.Args = hook.Args
 	}
 	cmd.Env = hook.Env
-	if info, err := os.Stat(bundle); err == nil && info.IsDir() {
-		cmd.Dir = bundle // a poststop hook may come after it
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		cmd.Dir = dir // a poststop hook may come after the bundle
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), output, output
 	// What the hook has started goes with it.

@@ -45,7 +45,7 @@ func TestRun(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			bundle := t.TempDir()
-			err := Run(context.Background(), "x", tt.hooks, &specs.State{Version: "1.2.0", ID: "c1", Status: specs.StateCreating, Pid: 42, Bundle: bundle})
+			err := Run(context.Background(), "x", tt.hooks, &specs.State{Version: "1.2.0", ID: "c1", Status: specs.StateCreating, Pid: 42, Bundle: bundle}, bundle)
 			if (err == nil) != (tt.err == nil) {
 				t.Errorf("error %v; want %q", err, tt.err)
 			}
@@ -65,7 +65,7 @@ func TestRun(t *testing.T) {
 // A large state that the hook does not read is no failure.
 func TestRunUnreadState(t *testing.T) {
 	state := &specs.State{Annotations: map[string]string{"a": strings.Repeat("x", 1<<20)}}
-	if err := Run(context.Background(), "x", []specs.Hook{{Path: "/bin/true"}}, state); err != nil {
+	if err := Run(context.Background(), "x", []specs.Hook{{Path: "/bin/true"}}, state, ""); err != nil {
 		t.Error(err)
 	}
 }
@@ -74,7 +74,7 @@ func TestRunCanceled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	pid := filepath.Join(t.TempDir(), "pid")
-	err := Run(ctx, "x", []specs.Hook{sh("sleep 1000 & echo $! >" + pid + "; wait")}, &specs.State{})
+	err := Run(ctx, "x", []specs.Hook{sh("sleep 1000 & echo $! >" + pid + "; wait")}, &specs.State{}, "")
 	if err == nil {
 		t.Fatal("a canceled hook succeeded")
 	}

@@ -122,8 +122,9 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 	if err := shareUTS(plan); err != nil {
 		return nil, err
 	}
-	// In the container's namespaces, before its root is entered.
-	if err := hooks.Run(ctx, "createContainer", plan.Hooks.CreateContainer, p.state(specs.StateCreating)); err != nil {
+	// In the container's namespaces, before its root is entered. As with runc,
+	// they find themselves in the root.
+	if err := hooks.Run(ctx, "createContainer", plan.Hooks.CreateContainer, p.state(specs.StateCreating), plan.Rootfs); err != nil {
 		return nil, err
 	}
 

@@ -19,7 +19,7 @@ func TestHooks(t *testing.T) {
 	noLeaks(t)
 	record := filepath.Join(t.TempDir(), "record")
 	hook := func(kind string) []specs.Hook {
-		script := fmt.Sprintf(`{ echo %s; cat; echo; readlink /proc/self/ns/net; } >>%s`, kind, record)
+		script := fmt.Sprintf(`{ echo %s; cat; echo; readlink /proc/self/ns/net; pwd -P; } >>%s`, kind, record)
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}}}
 	}
 	id := newID()
@@ -50,27 +50,28 @@ func TestHooks(t *testing.T) {
 		status specs.ContainerState
 		pid    bool
 		ours   bool // in the runtime's namespace
+		dir    string
 	}{
-		{"prestart", specs.StateCreating, true, true},
-		{"createRuntime", specs.StateCreating, true, true},
-		{"createContainer", specs.StateCreating, true, false},
-		{"poststart", specs.StateRunning, true, true},
-		{"poststop", specs.StateStopped, false, true},
+		{"prestart", specs.StateCreating, true, true, dir},
+		{"createRuntime", specs.StateCreating, true, true, dir},
+		{"createContainer", specs.StateCreating, true, false, filepath.Join(dir, "rootfs")},
+		{"poststart", specs.StateRunning, true, true, dir},
+		{"poststop", specs.StateStopped, false, true, dir},
 	}
 	data, err := os.ReadFile(record)
 	must(t, err)
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	if len(lines) != 3*len(want) {
+	if len(lines) != 4*len(want) {
 		t.Fatalf("the hooks wrote %q", data)
 	}
 	for i, w := range want {
 		var s specs.State
-		if err := json.Unmarshal([]byte(lines[3*i+1]), &s); err != nil {
-			t.Errorf("%s: %v: %q", w.kind, err, lines[3*i+1])
+		if err := json.Unmarshal([]byte(lines[4*i+1]), &s); err != nil {
+			t.Errorf("%s: %v: %q", w.kind, err, lines[4*i+1])
 		}
-		netns := lines[3*i+2]
-		if lines[3*i] != w.kind || s.Status != w.status || s.ID != id || s.Bundle != dir || s.Pid > 0 != w.pid || s.Annotations["org.example"] != "kept" || netns == ours != w.ours {
-			t.Errorf("hook %d is %s in %s with %+v; want %+v", i, lines[3*i], netns, s, w)
+		netns := lines[4*i+2]
+		if lines[4*i] != w.kind || s.Status != w.status || s.ID != id || s.Bundle != dir || s.Pid > 0 != w.pid || s.Annotations["org.example"] != "kept" || netns == ours != w.ours || lines[4*i+3] != w.dir {
+			t.Errorf("hook %d is %s in %s with %+v; want %+v", i, lines[4*i], netns, s, w)
 		}
 	}
 }
