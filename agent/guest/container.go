@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"runv.dev/runv/agent/guest/devicefilter"
 	"runv.dev/runv/agent/guest/initproc"
 	"runv.dev/runv/agent/protocol"
 )
@@ -91,6 +92,13 @@ func (a *Agent) create(req *protocol.CreateRequest) (_ *container, warnings []st
 		if err := c.cgroup.apply(spec.Linux.Resources); err != nil {
 			return nil, nil, err
 		}
+	}
+	var devices []specs.LinuxDeviceCgroup
+	if spec.Linux != nil && spec.Linux.Resources != nil {
+		devices = spec.Linux.Resources.Devices
+	}
+	if err := devicefilter.Attach(c.cgroup.dir, devices); err != nil {
+		return nil, nil, err
 	}
 	cfg := &initproc.Config{
 		Spec:       spec,

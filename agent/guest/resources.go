@@ -23,7 +23,7 @@ type setting struct {
 }
 
 // settings translates limits to cgroup v2. What counts in the host's cgroup
-// only (block devices, network classes, RDMA, device access) is refused or, as
+// only (block devices, network classes, RDMA) is refused or, as
 // the host applies it to the VM's process, not the guest's business: see the
 // cases.
 func settings(r *specs.LinuxResources) ([]setting, error) {
@@ -49,8 +49,8 @@ func settings(r *specs.LinuxResources) ([]setting, error) {
 		list = append(list, limitSetting("pids.max", *r.Pids.Limit, *r.Pids.Limit > 0))
 	}
 	// Of the rest, the host applies to the process of the VM: blockIO,
-	// network, rdma. The devices list describes what the guest does not
-	// have. hugepageLimits have no huge pages to limit.
+	// network, rdma. hugepageLimits have no huge pages to limit. Access to
+	// devices is not a file's: see devicefilter.
 	for file, value := range r.Unified {
 		if filepath.Base(file) != file || file == "." || file == ".." {
 			return nil, initproc.Invalid("linux.resources.unified: invalid name %q", file)

@@ -1,0 +1,80 @@
+package devicefilter
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Parts of union bpf_attr of <linux/bpf.h>.
+type (
+	loadAttr struct {
+		kind              uint32
+		count             uint32
+		instructions      uint64
+		license           uint64
+		logLevel, logSize uint32
+		logBuffer         uint64
+		kernel, loadFlags uint32
+	}
+	attachAttr struct {
+		cgroup, program uint32
+		kind, flags     uint32
+	}
+)
+
+// Attach has a cgroup, given by its directory, apply the rules to its processes
+// and to those of all below it, until it is removed.
+func Attach(cgroup string, rules []specs.LinuxDeviceCgroup) error {
+	code, err := compile(rules)
+	if err != nil || code == nil {
+		return err
+	}
+	program, err := load(code)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(program)
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	attr := attachAttr{uint32(dir.Fd()), uint32(program), unix.BPF_CGROUP_DEVICE, unix.BPF_F_ALLOW_MULTI}
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_ATTACH, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != 0 {
+		return fmt.Errorf("attach the rules for devices: %w", os.NewSyscallError("bpf", errno))
+	}
+	return nil
+}
+
+func load(code []instruction) (int, error) {
+	license := []byte("Apache-2.0\x00")
+	var log []byte
+	for {
+		attr := loadAttr{
+			kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(code)),
+			instructions: uint64(uintptr(unsafe.Pointer(&code[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
+		}
+		if log != nil {
+			attr.logLevel, attr.logSize, attr.logBuffer = 1, uint32(len(log)), uint64(uintptr(unsafe.Pointer(&log[0])))
+		}
+		fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		runtime.KeepAlive(code)
+		runtime.KeepAlive(license)
+		runtime.KeepAlive(log)
+		if errno == 0 {
+			unix.CloseOnExec(int(fd))
+			return int(fd), nil
+		}
+		if log != nil || errno != unix.EINVAL && errno != unix.EACCES {
+			text, _, _ := bytes.Cut(log, []byte{0})
+			return -1, fmt.Errorf("load the rules for devices: %w %s", os.NewSyscallError("bpf", errno), bytes.TrimSpace(text))
+		}
+		log = make([]byte, 64<<10) // once more, to hear what the verifier says
+	}
+}
