@@ -92,6 +92,16 @@ func TestAttributes(t *testing.T) {
 		{"tmpfs", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Options: []string{"size=64k", "mode=1777", "noexec", "uid=5"}})
 		}, "grep ' /tmp ' /proc/mounts", []string{"tmpfs /tmp tmpfs rw,noexec,relatime,size=64k,uid=5 0 0"}},
+		{"read-only /dev", func(s *specs.Spec) {
+			for i := range s.Mounts {
+				if s.Mounts[i].Destination == "/dev" {
+					s.Mounts[i].Options = append(s.Mounts[i].Options, "ro")
+				}
+			}
+		}, "grep -c '^tmpfs /dev tmpfs ro,' /proc/mounts; touch /dev/x 2>/dev/null || echo ro; echo x >/dev/null && ls -d /dev/pts /dev/shm", []string{"1", "ro", "/dev/pts", "/dev/shm"}},
+		{"read-only tmpfs with a mount inside", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "tmpfs", Options: []string{"ro"}}, specs.Mount{Destination: "/mnt/in", Type: "tmpfs"})
+		}, "touch /mnt/x 2>/dev/null || echo ro; touch /mnt/in/x && echo rw", []string{"ro", "rw"}},
 		{"tmpfs with the content below", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Options: []string{"tmpcopyup", "ro"}})
 		}, "cat /data/file; touch /data/x 2>/dev/null || echo ro; stat -c '%a %u' /data", []string{"contentro", "755 0"}},

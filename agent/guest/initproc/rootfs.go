@@ -17,6 +17,8 @@ type rootfs struct {
 	// Taken before the first mount of the guest's can hide them: the trees
 	// of the bind mounts, by their index in spec.Mounts.
 	binds map[int]int
+	// Mounts that seal makes read-only: other mounts may need a place there.
+	readonly []int
 	// The agent's /proc/sys and /dev, which pivot_root takes out of sight.
 	sys, dev int
 	// userNamespace: the caller is root in its user namespace only.
@@ -144,7 +146,9 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 			return fmt.Errorf("tmpcopyup: %w", err)
 		}
 		defer unix.Close(lower)
-		// Read-only only once it is filled.
+	}
+	late := kind == "tmpfs" && flags&unix.MS_RDONLY != 0
+	if late {
 		flags &^= unix.MS_RDONLY
 	}
 	switch kind {
@@ -174,14 +178,18 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 	} else if err != nil {
 		return err
 	} else {
-		// The plain attributes went with mount(2), but for this one.
-		o.set, o.clear = uint64(o.flags&^flags)&unix.MOUNT_ATTR_RDONLY, 0
+		// The plain attributes went with mount(2).
+		o.set, o.clear = 0, 0
 	}
 	mounted, err := openInRoot(r.root, m.Destination, unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(mounted)
+	if late {
+		r.readonly = append(r.readonly, mounted)
+	} else {
+		defer unix.Close(mounted)
+	}
 	if o.copyUp {
 		if err := copyUp(lower, mounted); err != nil {
 			return fmt.Errorf("tmpcopyup: %w", err)
@@ -295,6 +303,13 @@ func (r *rootfs) enter() error {
 // seal makes paths read-only or hides them; it is the last step on the file
 // system, run after enter.
 func (r *rootfs) seal() error {
+	for _, mount := range r.readonly {
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+			return fmt.Errorf("make a tmpfs read-only: %w", err)
+		}
+		unix.Close(mount)
+	}
 	if r.spec.Root != nil && r.spec.Root.Readonly {
 		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
