@@ -177,6 +177,9 @@ func TestAttributes(t *testing.T) {
 
 func TestSetupFailures(t *testing.T) {
 	h := newHarness(t)
+	if err := os.Symlink("/tmp", h.rootfs+"/data/link"); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name   string
 		change func(*specs.Spec)
@@ -192,6 +195,9 @@ func TestSetupFailures(t *testing.T) {
 		{"unknown file system", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "nofs"})
 		}, "no such device", nil},
+		{"proc on a link", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data/link", Type: "proc"})
+		}, "proc must be mounted on ordinary directory", client.ErrInvalid},
 		{"unknown mount option", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"nonsense=1"}})
 		}, "invalid argument", nil},

@@ -130,10 +130,18 @@ func (r *rootfs) mount(i int, m *specs.Mount) error {
 	if tree, bind := r.binds[i]; bind {
 		return r.attachBind(tree, m, &o)
 	}
-	target, err := openInRoot(r.root, m.Destination, unix.O_DIRECTORY)
+	look := unix.O_DIRECTORY
+	if m.Type == "proc" || m.Type == "sysfs" {
+		// A link could lead what is to be masked in there astray.
+		look |= unix.O_NOFOLLOW
+	}
+	target, err := openInRoot(r.root, m.Destination, look)
 	missing := errors.Is(err, unix.ENOENT)
 	if missing {
 		target, err = mkdirInRoot(r.root, m.Destination, 0o755)
+	}
+	if look&unix.O_NOFOLLOW != 0 && errors.Is(err, unix.ENOTDIR) {
+		return Invalid("%s must be mounted on ordinary directory", m.Type)
 	}
 	if err != nil {
 		return err
