@@ -176,11 +176,12 @@ func openNamespaces(list []spec.Namespace, sys *syscall.SysProcAttr) ([]joined, 
 	return join, nil
 }
 
-// startIn starts a process that is in the given namespaces and whose privileges
-// cannot grow. What is to be inherited is set on a thread, which is thrown away
-// afterwards.
+// startIn starts a process that is in the given namespaces, may run on every
+// processor of its cgroup and whose privileges cannot grow. What is to be
+// inherited is set on a thread, which is thrown away afterwards.
 func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (process *os.Process, err error) {
 	thread.Run(func() {
+		onAllProcessors()
 		for _, ns := range join {
 			if err = unix.Setns(int(ns.file.Fd()), ns.flag); err != nil {
 				err = fmt.Errorf("join %s: %w", ns.name, os.NewSyscallError("setns", err))
@@ -192,6 +193,14 @@ func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (p
 		}
 	})
 	return process, err
+}
+
+// onAllProcessors undoes the affinity of whoever started the runtime, for this
+// thread. Where a policy of the host forbids that, it is the host's choice.
+func onAllProcessors() {
+	all := unix.NewCPUSet(1 << 13) // CONFIG_NR_CPUS of the largest kernels
+	all.Fill()
+	_ = unix.SchedSetaffinityDynamic(0, all)
 }
 
 // Create tells the VM process what to become and waits until the container is

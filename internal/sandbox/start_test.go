@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -71,6 +72,8 @@ func child(name string) int {
 			fmt.Fprintln(log, "fd", link)
 		}
 		cgroup, _ := os.ReadFile("/proc/self/cgroup")
+		var processors unix.CPUSet
+		fmt.Fprintln(log, "affinity", unix.SchedGetaffinity(0, &processors), processors.Count())
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
 		fmt.Fprintln(log, "agent", in.Agent.Addr())
 	case "network":
@@ -150,6 +153,40 @@ func launch(t *testing.T, name string, edit func(*Options)) (*Process, func() st
 
 func bootstrap() *Bootstrap {
 	return &Bootstrap{Plan: &spec.Plan{Spec: &specs.Spec{Process: &specs.Process{}}}}
+}
+
+// What the engine was confined to does not confine the container.
+func TestStartOnAllProcessors(t *testing.T) {
+	var all, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &all))
+	if all.Count() == 1 {
+		t.Skip("there is one processor only")
+	}
+	for n := 0; one.Count() == 0; n++ {
+		if all.IsSet(n) {
+			one.Set(n)
+		}
+	}
+	onEveryThread(t, &one)
+	defer onEveryThread(t, &all)
+	p, log := launch(t, "inspect", nil)
+	mustCreate(t, p)
+	if want := fmt.Sprintf("affinity <nil> %d\n", all.Count()); !strings.Contains(log(), want) {
+		t.Errorf("want %q in:\n%s", want, log())
+	}
+}
+
+func onEveryThread(t *testing.T, processors *unix.CPUSet) {
+	t.Helper()
+	threads, err := os.ReadDir("/proc/self/task")
+	must(t, err)
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		must(t, err)
+		if err := unix.SchedSetaffinity(id, processors); err != nil && err != unix.ESRCH {
+			t.Fatal(err)
+		}
+	}
 }
 
 func exitOf(t *testing.T, p *Process) int {

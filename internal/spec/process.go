@@ -88,8 +88,9 @@ func (p *planner) process(at string, proc *specs.Process) {
 	if proc.SelinuxLabel != "" {
 		p.refuse(at+".selinuxLabel", "the guest kernel has no SELinux (with podman: --security-opt label=disable)")
 	}
-	if proc.ExecCPUAffinity != nil && *proc.ExecCPUAffinity != (specs.CPUAffinity{}) {
-		p.refuse(at+".execCPUAffinity", "not supported")
+	if affinity := proc.ExecCPUAffinity; affinity != nil {
+		p.set(at+".execCPUAffinity.initial", affinity.Initial)
+		p.set(at+".execCPUAffinity.final", affinity.Final)
 	}
 	p.scheduling(at, proc)
 }

@@ -163,14 +163,8 @@ func (p *planner) cpu(c *specs.LinuxCPU) {
 	if c.Idle != nil && *c.Idle != 0 && *c.Idle != 1 {
 		p.refuse(at+".idle", "%d is neither 0 nor 1", *c.Idle)
 	}
-	for _, list := range []struct{ property, value string }{{at + ".cpus", c.Cpus}, {at + ".mems", c.Mems}} {
-		if list.value == "" {
-			continue
-		}
-		if _, err := countSet(list.value); err != nil {
-			p.refuse(list.property, "%v", err)
-		}
-	}
+	p.set(at+".cpus", c.Cpus)
+	p.set(at+".mems", c.Mems)
 	if c.Cpus != "" {
 		p.write("cpuset.cpus", "%s", c.Cpus)
 	}
@@ -197,6 +191,16 @@ func (p *planner) cpu(c *specs.LinuxCPU) {
 			p.refuse(at+".burst", "%d is more than the quota of %d microseconds", *c.Burst, *c.Quota)
 		}
 		p.write("cpu.max.burst", "%d", *c.Burst)
+	}
+}
+
+// set validates a list of processors or memory nodes that may be left out.
+func (p *planner) set(at, list string) {
+	if list == "" {
+		return
+	}
+	if _, err := ParseSet(list); err != nil {
+		p.refuse(at, "%v", err)
 	}
 }
 

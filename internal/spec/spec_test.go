@@ -124,6 +124,8 @@ func TestRefused(t *testing.T) {
 		{"apparmor", func(s *specs.Spec) { s.Process.ApparmorProfile = "x" }, "AppArmor"},
 		{"selinux", func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }, "SELinux"},
 		{"scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} }, "not a scheduling policy"},
+		{"affinity", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "3-1"} }, "process.execCPUAffinity.initial"},
+		{"affinity at last", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "x"} }, "process.execCPUAffinity.final"},
 		{"priority", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Priority: 1} }, "have a priority"},
 		{"ioprio", func(s *specs.Spec) {
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: "IOPRIO_CLASS_RT", Priority: 8}

@@ -29,6 +29,7 @@ func TestExec(t *testing.T) {
 	id, b := sleeping(t, func(s *specs.Spec) {
 		s.Process.Env = append(s.Process.Env, "OF=config")
 		s.Process.Capabilities.Inheritable = nil
+		s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"}
 	})
 	tests := []struct {
 		name    string
@@ -42,6 +43,7 @@ func TestExec(t *testing.T) {
 			[]string{"sh", "-c", `pwd; id -u; id -G; echo "$OF $X"`}, "/tmp\n1000\n1001 5\nline a b\n", 0},
 		{"capability", []string{"--cap", "CAP_SYS_TIME"}, []string{"sh", "-c", "while read k v; do test $k = CapEff: && echo $v; done </proc/self/status; true"},
 			fmt.Sprintf("%016x\n", 1<<unix.CAP_AUDIT_WRITE|1<<unix.CAP_KILL|1<<unix.CAP_NET_BIND_SERVICE|1<<unix.CAP_SYS_TIME), 0},
+		{"affinity", nil, []string{"grep", "Cpus_allowed_list", "/proc/self/status"}, "Cpus_allowed_list:\t1\n", 0},
 		{"options of the command", nil, []string{"echo", "-n", "--user", "-t"}, "--user -t", 0},
 		{"exit status", nil, []string{"sh", "-c", "exit 42"}, "", 42},
 		{"signal", nil, []string{"sh", "-c", "kill -9 $$"}, "", 137},
@@ -72,6 +74,11 @@ func TestExec(t *testing.T) {
 	process := filepath.Join(t.TempDir(), "process.json")
 	must(t, os.WriteFile(process, []byte(`{"args": ["sh", "-c", "echo $A; pwd"], "env": ["PATH=/bin", "A=file"], "cwd": "/etc", "user": {}}`), 0o644))
 	runv(t, nil, "exec", "--process", process, id).expect(t, "file\n/etc\n", "", 0)
+
+	must(t, os.WriteFile(process, []byte(`{"args": ["true"], "cwd": "/", "user": {}, "execCPUAffinity": {"final": "900"}}`), 0o644))
+	if r := runv(t, nil, "exec", "--process", process, id); r.status != 255 || !strings.Contains(r.stderr, "has no processor of 900") {
+		t.Errorf("a processor that the guest does not have: %+v", r)
+	}
 
 	runv(t, nil, "kill", id, "KILL").expect(t, "", "", 0)
 	b.end(t)

@@ -3,6 +3,7 @@ package initproc
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -198,7 +199,9 @@ func setAffinity(list string) error {
 	if err != nil || set == nil {
 		return err
 	}
-	if err := unix.SchedSetaffinity(0, set); err != nil {
+	if err := unix.SchedSetaffinity(0, set); err == unix.EINVAL {
+		return fmt.Errorf("set CPU affinity: the guest has no processor of %s: its %d are numbered from 0", list, runtime.NumCPU())
+	} else if err != nil {
 		return fmt.Errorf("set CPU affinity %s: %w", list, err)
 	}
 	return nil
