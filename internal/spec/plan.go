@@ -90,6 +90,11 @@ type Machine struct {
 // problems found are in the one error.
 func New(s *specs.Spec, bundle string, host Host) (*Plan, error) {
 	p := &planner{in: s, bundle: bundle, host: host}
+	if s.Linux != nil && s.Linux.Resources != nil {
+		own, linux := *s, *s.Linux
+		linux.Resources = p.byName(linux.Resources)
+		own.Linux, p.in = &linux, &own
+	}
 	p.plan.Spec = s
 	p.version()
 	p.platforms()

@@ -139,7 +139,6 @@ func (p *planner) resources(r *specs.LinuxResources) {
 		p.refuse("linux.resources.rdma", "the VM has no RDMA device")
 	}
 	p.memoryChecks(r.Memory)
-	p.unified(r.Unified)
 }
 
 func (p *planner) write(name, format string, args ...any) {
@@ -287,12 +286,21 @@ func (p *planner) memoryChecks(m *specs.LinuxMemory) {
 	}
 }
 
-// memoryFiles writes the limits on the VM process; ram is the guest's.
-func (p *planner) memoryFiles(ram uint64) {
-	if p.in.Linux == nil || p.in.Linux.Resources == nil || p.in.Linux.Resources.Memory == nil {
+// lateFiles writes the limits that depend on the guest's RAM, and those that are
+// given by the name of their file.
+func (p *planner) lateFiles(ram uint64) {
+	if p.in.Linux == nil || p.in.Linux.Resources == nil {
 		return
 	}
-	m := p.in.Linux.Resources.Memory
+	p.memoryFiles(p.in.Linux.Resources.Memory, ram)
+	p.unified(p.in.Linux.Resources.Unified)
+}
+
+// memoryFiles writes the limits on the VM process; ram is the guest's.
+func (p *planner) memoryFiles(m *specs.LinuxMemory, ram uint64) {
+	if m == nil {
+		return
+	}
 	limit := int64(-1)
 	if m.Limit != nil && *m.Limit > 0 {
 		limit = *m.Limit
@@ -310,41 +318,5 @@ func (p *planner) memoryFiles(ram uint64) {
 // and a workload limited to limit. An annotation that asks for more RAM does not
 // lift the limit.
 func hostMemory(ram, limit uint64) uint64 { return min(ram, guestRAM(limit)) + vmmMemory }
-
-// unified takes cgroup v2 files by name, but none that the sizing of the VM
-// decides.
-func (p *planner) unified(list map[string]string) {
-	const at = "linux.resources.unified"
-	for _, name := range slices.Sorted(maps.Keys(list)) {
-		controller, _, ok := strings.Cut(name, ".")
-		switch {
-		case !ok || strings.ContainsAny(name, "/\x00"):
-			p.refuse(at, "%q is not the name of a cgroup file", name)
-		case !unifiedControllers[controller]:
-			p.refuse(at, "%s: the controller %q is not supported", name, controller)
-		case name == "memory.max" || name == "memory.high" || name == "memory.swap.max" || name == "pids.max" || name == "cpu.max":
-			p.refuse(at, "%s would bypass the sizing of the VM: use linux.resources", name)
-		default:
-			p.write(name, "%s", list[name])
-		}
-	}
-}
-
-// guestUnified are the files that mean in the guest what they mean on the host:
-// its processors have other numbers, and it has no block devices.
-func guestUnified(list map[string]string) map[string]string {
-	var memory map[string]string
-	for name, value := range list {
-		if strings.HasPrefix(name, "memory.") {
-			if memory == nil {
-				memory = make(map[string]string)
-			}
-			memory[name] = value
-		}
-	}
-	return memory
-}
-
-var unifiedControllers = set("cpu", "cpuset", "io", "memory")
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

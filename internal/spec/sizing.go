@@ -156,7 +156,7 @@ func (p *planner) sizing() {
 			m.VCPUs = available
 		}
 	}
-	p.memoryFiles(m.MemoryBytes)
+	p.lateFiles(m.MemoryBytes)
 }
 
 // guestRAM is the RAM of a VM for a workload limited to limit bytes: one of few

@@ -81,22 +81,6 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestGuestUnified: what means something else in the guest stays on the host.
-func TestGuestUnified(t *testing.T) {
-	s := minimal()
-	s.Linux.Resources.Unified = map[string]string{"cpuset.cpus": "5", "io.weight": "7", "memory.oom.group": "1"}
-	p, err := New(s, "/bundle", host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := p.Spec.Linux.Resources.Unified; len(got) != 1 || got["memory.oom.group"] != "1" {
-		t.Errorf("the guest gets %q", got)
-	}
-	if len(s.Linux.Resources.Unified) != 3 || len(p.Cgroup.Files) != 3 {
-		t.Errorf("the host sets %+v of %q", p.Cgroup.Files, s.Linux.Resources.Unified)
-	}
-}
-
 func TestCPUWeight(t *testing.T) {
 	for shares, want := range map[uint64]uint64{0: 1, 2: 1, 1024: 39, 262144: 10000, 1 << 40: 10000} {
 		if got := cpuWeight(shares); got != want {

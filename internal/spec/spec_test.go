@@ -216,7 +216,6 @@ func TestRefused(t *testing.T) {
 			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(200)), Swap: ptr(int64(100))}
 		}, "below the memory limit"},
 		{"oom killer", func(s *specs.Spec) { s.Linux.Resources.Memory = &specs.LinuxMemory{DisableOOMKiller: ptr(true)} }, "OOM killer"},
-		{"unified", func(s *specs.Spec) { s.Linux.Resources.Unified = map[string]string{"memory.max": "max"} }, "bypass"},
 		{"unified path", func(s *specs.Spec) { s.Linux.Resources.Unified = map[string]string{"../cgroup.procs": "1"} }, "not the name"},
 		{"unified core", func(s *specs.Spec) { s.Linux.Resources.Unified = map[string]string{"cgroup.freeze": "1"} }, "controller"},
 		{"device rule", func(s *specs.Spec) {

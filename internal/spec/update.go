@@ -51,10 +51,12 @@ func NewUpdate(now Running, change *specs.LinuxResources, host Host) (*Update, e
 	if before == nil {
 		before = &specs.LinuxResources{}
 	}
+	p := &planner{host: host}
+	change = p.byName(change)
 	after := merge(before, change)
-	p := &planner{in: &specs.Spec{Linux: &specs.Linux{Resources: after}}, host: host}
+	p.in = &specs.Spec{Linux: &specs.Linux{Resources: after}}
 	p.resources(after)
-	p.memoryFiles(now.Machine.MemoryBytes)
+	p.lateFiles(now.Machine.MemoryBytes)
 	p.fits(now, before, change, after)
 	if err := p.err(); err != nil {
 		return nil, err

@@ -118,6 +118,11 @@ func TestUpdate(t *testing.T) {
 			guest: `{"unified":{"memory.oom.group":"1"}}`, undo: `null`, limits: `{}`,
 		},
 		{
+			name: "limits by name", before: `{"pids":{"limit":10}}`, change: `{"unified":{"pids.max":"20","cpu.max":"50000 100000","memory.high":"1000000"}}`,
+			want: []string{"cpu.max=50000 100000", "pids.max=276"}, guest: `{"cpu":{"quota":50000,"period":100000},"pids":{"limit":20},"unified":{"memory.high":"1000000"}}`,
+			undo: `{"cpu":{"quota":-1,"period":100000},"pids":{"limit":10}}`, limits: `{"cpu":{"quota":50000,"period":100000},"pids":{"limit":20}}`,
+		},
+		{
 			name: "zeros and devices", before: `{"cpu":{"quota":20000},"memory":{"limit":104857600}}`,
 			change: `{"memory":{"limit":0,"swap":0,"reservation":0},"cpu":{"shares":0,"quota":0,"cpus":""},"blockIO":{"weight":0},"devices":[{"allow":false,"access":"rwm"}]}`,
 			guest:  `null`, undo: `null`, limits: `{"cpu":{"quota":20000},"memory":{"limit":104857600}}`,
@@ -168,7 +173,7 @@ func TestUpdateRefused(t *testing.T) {
 		{`{}`, `{"cpu":{"cpus":"x"}}`, "not a list"},
 		{`{}`, `{"blockIO":{"weight":5}}`, "outside 10..1000"},
 		{`{}`, `{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}`, "no huge page"},
-		{`{}`, `{"unified":{"memory.max":"1"}}`, "bypass"},
+		{`{}`, `{"unified":{"memory.max":"256M"}}`, "more than the VM can give"},
 		{`{}`, `{"memory":{"kernelTCP":1}}`, "no such limit"},
 		{`{}`, `{"cpu":{"idle":2,"period":5}}`, "2 problems"},
 	} {
