@@ -83,6 +83,7 @@ func TestFailingHooks(t *testing.T) {
 	bad := []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo the reason >&2; exit 3"}, Env: []string{"PATH=/bin"}}}
 	one := 1
 	slow := []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: &one}}
+	mkdir := []specs.Hook{{Path: "/bin/mkdir", Args: []string{"mkdir", "/dev/shm/made"}}}
 	for _, tt := range []struct {
 		name   string
 		hooks  specs.Hooks
@@ -95,12 +96,17 @@ func TestFailingHooks(t *testing.T) {
 		{"createRuntime", specs.Hooks{CreateRuntime: slow}, "", "error running createRuntime hook #0: /bin/sleep: not done after 1s", true},
 		{"createContainer", specs.Hooks{CreateContainer: bad}, "", "the reason", true},
 		{"startContainer", specs.Hooks{StartContainer: bad}, "", "the reason", true},
+		{"startContainer and seccomp", specs.Hooks{StartContainer: mkdir}, "", "bad system call", true},
 		{"poststart and poststop", specs.Hooks{Poststart: bad, Poststop: bad}, "ran\n", "error running poststop hook #0", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stopped := filepath.Join(t.TempDir(), "stopped")
 			tt.hooks.Poststop = append(tt.hooks.Poststop, specs.Hook{Path: "/bin/touch", Args: []string{"touch", stopped}})
-			dir := bundle(t, []string{"echo", "ran"}, func(s *specs.Spec) { s.Hooks = &tt.hooks })
+			dir := bundle(t, []string{"echo", "ran"}, func(s *specs.Spec) {
+				s.Hooks = &tt.hooks
+				s.Process.NoNewPrivileges = true
+				s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActKillProcess}}}
+			})
 			r := runv(t, nil, "run", "-b", dir, newID())
 			if r.stdout != tt.stdout || r.status != 0 != tt.fails || !strings.Contains(r.stderr, tt.stderr) {
 				t.Errorf("%+v; want stdout %q, stderr with %q, failed: %v", r, tt.stdout, tt.stderr, tt.fails)

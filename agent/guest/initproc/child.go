@@ -320,13 +320,14 @@ func asErrno(err error) unix.Errno {
 
 // execute runs what is left between the start of the container and execve.
 func (c *child) execute(release *Go) error {
-	if err := c.startHooks(release.State); err != nil {
-		return err
-	}
+	// Hooks are programs of the container's file system: the filter is for them, too.
 	if c.filter != nil {
 		if err := c.filter.Load(); err != nil {
 			return err
 		}
+	}
+	if err := c.startHooks(release.State); err != nil {
+		return err
 	}
 	err := unix.Exec(c.path, c.cfg.Process.Args, c.env)
 	return executableError(c.path, err)
