@@ -46,6 +46,8 @@ func (x *execution) run(ctx context.Context, log *slog.Logger, signals <-chan os
 		return 0, x.explain(err)
 	}
 	defer agent.Close()
+	trace := func(stage string) { traceVerb(log, stage) }
+	trace("agent reached")
 	p, err := attach.New(attach.Options{
 		Client: agent, ID: x.ID, ExecID: x.ExecID, Terminal: x.Terminal, Log: log, Guest: ctx, OrKill: true,
 	})
@@ -66,6 +68,7 @@ func (x *execution) run(ctx context.Context, log *slog.Logger, signals <-chan os
 	for _, warning := range created.Warnings {
 		log.Warn(warning)
 	}
+	trace("process started")
 	if err := errors.Join(openErr, started()); err != nil {
 		return 0, errors.Join(err, agent.Signal(ctx, x.ID, x.ExecID, unix.SIGKILL))
 	}
@@ -80,9 +83,11 @@ func (x *execution) run(ctx context.Context, log *slog.Logger, signals <-chan os
 		}
 		return 0, err
 	}
+	trace("process ended")
 	if err := p.Drain(signals); err != nil {
 		log.Warn("drain", "err", err)
 	}
+	trace("output passed on")
 	return exit.Status(), nil
 }
 
@@ -92,8 +97,12 @@ const vmExitTimeout = 2 * time.Second
 // explain gives the error for a process that was not started, with the exit
 // status it asks for.
 func (x *execution) explain(err error) error {
-	if errors.Is(err, client.ErrBadState) || !x.VM.Alive() {
+	var failed *client.Error
+	switch {
+	case errors.Is(err, client.ErrBadState) || !x.VM.Alive():
 		err = errNotRunning
+	case errors.As(err, &failed):
+		err = failed // without the name of the request, which is here already
 	}
 	err = fmt.Errorf("cannot exec in %s: %w", x.ID, err)
 	if status, ok := client.ExitStatus(err); ok {

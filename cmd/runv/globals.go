@@ -101,8 +101,10 @@ func (g *globals) before(*cli.Context) error {
 var begun = time.Now()
 
 // trace logs a stage of a verb and the time since the process began.
-func (g *globals) trace(stage string) {
-	g.log.Debug("stage", "verb", stage, "ms", float64(time.Since(begun).Microseconds())/1000)
+func (g *globals) trace(stage string) { traceVerb(g.log, stage) }
+
+func traceVerb(log *slog.Logger, stage string) {
+	log.Debug("stage", "verb", stage, "ms", float64(time.Since(begun).Microseconds())/1000)
 }
 
 func (g *globals) store() *container.Store { return container.NewStore(g.root) }

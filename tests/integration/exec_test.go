@@ -75,6 +75,12 @@ func TestExec(t *testing.T) {
 	must(t, os.WriteFile(process, []byte(`{"args": ["sh", "-c", "echo $A; pwd"], "env": ["PATH=/bin", "A=file"], "cwd": "/etc", "user": {}}`), 0o644))
 	runv(t, nil, "exec", "--process", process, id).expect(t, "file\n/etc\n", "", 0)
 
+	if r := runv(t, nil, "exec", id, "/no/such"); r.stderr != fmt.Sprintf("runv: cannot exec in %s: exec: \"/no/such\": no such file or directory\n", id) {
+		t.Errorf("a missing program: %q", r.stderr)
+	}
+	if r := runv(t, nil, "--debug", "exec", id, "true"); r.status != 0 || !strings.Contains(r.stderr, `level=debug msg=stage verb="process ended"`) {
+		t.Errorf("exec with --debug: %+v", r)
+	}
 	must(t, os.WriteFile(process, []byte(`{"args": ["true"], "cwd": "/", "user": {}, "execCPUAffinity": {"final": "900"}}`), 0o644))
 	if r := runv(t, nil, "exec", "--process", process, id); r.status != 255 || !strings.Contains(r.stderr, "has no processor of 900") {
 		t.Errorf("a processor that the guest does not have: %+v", r)
