@@ -126,7 +126,7 @@ func oneID(c *cli.Context) (string, error) {
 	case 1:
 		return c.Args().First(), nil
 	}
-	return "", fmt.Errorf("%s: too many arguments (options come before the id): see `runv %s --help`", c.Command.Name, c.Command.Name)
+	return "", fmt.Errorf("%s: too many arguments: see `runv %s --help`", c.Command.Name, c.Command.Name)
 }
 
 // formatFlag is the flag of verbs that print a table, or JSON.

@@ -49,7 +49,8 @@ func nameProcess() {
 // run runs one verb and has the exit status.
 func run(args []string) int {
 	var g globals
-	err := newApp(&g).Run(args)
+	app := newApp(&g)
+	err := app.Run(optionsFirst(app, args))
 	if err == nil {
 		return 0
 	}
