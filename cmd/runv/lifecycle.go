@@ -317,6 +317,9 @@ func (cr *creation) bootstrap() error {
 		cr.g.coldBooted(cold, cr.plan.Machine)
 	}
 	cr.g.trace("created")
+	if err := sandbox.LimitProcessors(cr.plan.Cgroup, cr.container.State.Cgroup, cr.container.State.Unit); err != nil {
+		return err
+	}
 	cr.container.State.Status = specs.StateCreated
 	if !cr.opts.start { // else it is running in a moment
 		if err := cr.container.Save(); err != nil {

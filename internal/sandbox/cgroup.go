@@ -64,8 +64,8 @@ func slicePath(slice string) string {
 }
 
 // CreateCgroup makes the directory at path, which is CgroupPath's, and sets the
-// limits. Without cgroup v2 and without limits there is nothing to do, and the
-// result is nil.
+// limits but for that on processor time: see LimitProcessors. Without cgroup v2
+// and without limits there is nothing to do, and the result is nil.
 func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 	if path == "" {
 		if len(c.Files) > 0 {
@@ -91,7 +91,8 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 	// A paused container that was killed may have left it frozen, and nothing
 	// could start in it. A kernel without freezer has nothing to undo.
 	_ = cgroup.Write(path, "cgroup.freeze", "0")
-	if err := writeFiles(path, c.Files); err != nil {
+	limits, _ := bandwidthApart(c.Files)
+	if err := writeFiles(path, limits); err != nil {
 		_ = RemoveCgroup(path)
 		return nil, err
 	}
@@ -101,6 +102,31 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
 	return &Cgroup{Path: path, dir: dir}, nil
+}
+
+// LimitProcessors sets the limit on the processor time of a container that has
+// been created; path and unit are those of its cgroup. To make the VM is not the
+// workload's work, and would take a hundred times as long with a hundredth of a
+// processor.
+func LimitProcessors(c spec.Cgroup, path, unit string) error {
+	_, bandwidth := bandwidthApart(c.Files)
+	if len(bandwidth) == 0 {
+		return nil
+	}
+	_, err := SetLimits(path, unit, bandwidth)
+	return err
+}
+
+// bandwidthApart parts the files that limit processor time from the others.
+func bandwidthApart(files []spec.CgroupFile) (others, bandwidth []spec.CgroupFile) {
+	for _, file := range files {
+		if file.Name == "cpu.max" || file.Name == "cpu.max.burst" {
+			bandwidth = append(bandwidth, file)
+		} else {
+			others = append(others, file)
+		}
+	}
+	return others, bandwidth
 }
 
 // CheckFree returns an error if there are processes in the cgroup at path.

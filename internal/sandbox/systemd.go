@@ -58,11 +58,12 @@ func UnitName(c spec.Cgroup, id string) string {
 }
 
 // StartScope has systemd move the process pid, which must not have children, to
-// a new scope, and sets the limits. path is CgroupPath's. With an error, made
-// tells whether there may be a scope to stop: one that was there before is not
-// ours.
+// a new scope, and sets the limits as CreateCgroup does. path is CgroupPath's.
+// With an error, made tells whether there may be a scope to stop: one that was
+// there before is not ours.
 func StartScope(c spec.Cgroup, unit, path string, pid int) (made bool, err error) {
-	properties := append(scopeProperties(c.Files),
+	limits, _ := bandwidthApart(c.Files)
+	properties := append(scopeProperties(limits),
 		systemd.PropDescription("runv container "+unit),
 		systemd.PropSlice(c.Slice),
 		systemd.PropPids(uint32(pid)),
@@ -95,7 +96,7 @@ func StartScope(c spec.Cgroup, unit, path string, pid int) (made bool, err error
 		return made, err
 	}
 	// What systemd has no property for, and in case it rounds.
-	return true, writeFiles(path, c.Files)
+	return true, writeFiles(path, limits)
 }
 
 // changeScope tells systemd the new limits of a scope, so that it does not bring
