@@ -4,6 +4,7 @@ import "sync/atomic"
 
 // Stats are what the server has counted since it was made, and what is open.
 type Stats struct {
+	Sockets     uint64 `json:"sockets"`     // open, of any kind and state
 	Connections uint64 `json:"connections"` // TCP connections open
 	Listeners   uint64 `json:"listeners"`   // TCP sockets that listen
 	Datagrams   uint64 `json:"datagrams"`   // UDP and ICMP echo sockets open
@@ -34,7 +35,11 @@ type counters struct {
 // Stats has the figures of this moment.
 func (s *Server) Stats() Stats {
 	c := &s.counters
+	s.mu.Lock()
+	sockets := s.reserved
+	s.mu.Unlock()
 	return Stats{
+		Sockets:     uint64(sockets),
 		Connections: uint64(max(0, c.connections.Load())),
 		Listeners:   uint64(max(0, c.listeners.Load())),
 		Datagrams:   uint64(max(0, c.datagrams.Load())),
