@@ -38,6 +38,11 @@ const (
 	askSuidMode
 	askSuidCaps
 	askNodes
+	askEchoPort
+	askTrapPort
+	askTrapped
+	askSockets
+	askVisit
 )
 
 // Limits of the device that a guest runs into.
@@ -62,6 +67,7 @@ type host struct {
 	ro      *fs.Device
 	vsock   *vsock.Device
 	balloon *balloon.Device
+	network *network
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -100,6 +106,9 @@ func newHost(j *job, log *slog.Logger) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.network, err = newNetwork(h.vsock, log); err != nil {
+		return nil, err
+	}
 	h.tasks.Go(func() { h.accept(listener) })
 	context.AfterFunc(h.ctx, func() {
 		listener.Close()
@@ -134,7 +143,7 @@ func (h *host) close() error {
 	h.cancel()
 	h.out.release()
 	h.tasks.Wait()
-	return errors.Join(h.share.Close(), h.ro.Close())
+	return errors.Join(h.network.close(), h.share.Close(), h.ro.Close())
 }
 
 // accept reads what the guest sends to the listener.
@@ -159,8 +168,9 @@ func (h *host) accept(l net.Listener) {
 	}
 }
 
-func (h *host) ask(what uint32) uint32 {
-	switch what {
+// ask answers a guest, whose question has an argument above its lowest byte.
+func (h *host) ask(question uint32) uint32 {
+	switch what, argument := question&0xff, question>>8; what {
 	case askDial:
 		ctx, cancel := context.WithTimeout(h.ctx, 2*time.Second)
 		h.hangUp = cancel
@@ -203,6 +213,16 @@ func (h *host) ask(what uint32) uint32 {
 		return truth(err == nil && n > 0)
 	case askNodes:
 		return uint32(specialFiles(filepath.Join(h.job.Dir, "rw")))
+	case askEchoPort:
+		return uint32(h.network.echo.port())
+	case askTrapPort:
+		return uint32(h.network.trap.port())
+	case askTrapped:
+		return h.network.trapped.Load()
+	case askSockets:
+		return h.network.sockets()
+	case askVisit:
+		h.network.visit(uint16(argument))
 	}
 	return 0
 }

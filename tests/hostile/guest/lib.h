@@ -82,8 +82,14 @@ enum {
 	ASK_SUID_MODE,	// mode bits of the share's file "suid"
 	ASK_SUID_CAPS,	// whether the share's file "suid" has capabilities
 	ASK_NODES,	// device nodes and FIFOs in the share
+	ASK_ECHO_PORT,	// where the host's network namespace answers the guest's sockets
+	ASK_TRAP_PORT,	// where it listens, and policy forbids to go
+	ASK_TRAPPED,	// how often somebody came there
+	ASK_SOCKETS,	// sockets that the guest has on the host
+	ASK_VISIT,	// connect to the host's port in the higher bits: asked(ASK_VISIT, port)
 };
 u32 ask(u32 what);
+static inline u32 asked(u32 what, u32 argument) { return ask(what | argument << 8); }
 void sleep_ms(u32 ms);
 void finish(void) __attribute__((noreturn)); // the case has passed: report and reset
 

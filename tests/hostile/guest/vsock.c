@@ -1,86 +1,9 @@
 // vsock: packets that lie about who they are from and what they hold, credit
 // that is none, connections by the thousand, and buffers that never come.
-#include "lib.h"
+#include "packet.h"
 
-enum { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST };
-#define HOST 2
-#define GUEST 3
 #define LISTENER 1024 // the host reads
 #define BACKLOG 1025  // the host never accepts
-#define F_SEQPACKET 2
-
-struct header {
-	u64 src_cid, dst_cid;
-	u32 src_port, dst_port, len;
-	u16 type, op;
-	u32 flags, buf_alloc, fwd_cnt;
-} PACKED;
-
-#define RX_SIZE 64
-#define TX_SIZE 64
-#define RX_BYTES 4096
-static u64 dev;
-static struct queue rx, tx, event;
-static u8 *rx_data, *tx_data;
-
-static void start(u64 features)
-{
-	dev = negotiate(find(VSOCK, 0), features);
-	rx = queue(dev, 0, RX_SIZE);
-	tx = queue(dev, 1, TX_SIZE);
-	event = queue(dev, 2, 16);
-	rx_data = alloc(RX_SIZE * RX_BYTES, 4096);
-	tx_data = alloc(128 << 10, 4096);
-	driver_ok(dev);
-}
-
-// give offers all receive buffers.
-static void give(void)
-{
-	for (u16 i = 0; i < RX_SIZE; i++) {
-		put(&rx, i, (u64)rx_data + i * RX_BYTES, RX_BYTES, WRITE, 0);
-		offer(&rx, i);
-	}
-	kick(&rx);
-}
-
-static struct header *received(void)
-{
-	u32 id = wait_used(&rx, 0);
-	CHECK(id < RX_SIZE);
-	return (void *)(rx_data + id * RX_BYTES);
-}
-
-// back returns the buffer of a packet.
-static void back(struct header *h)
-{
-	offer(&rx, ((u8 *)h - rx_data) / RX_BYTES);
-	kick(&rx);
-}
-
-static struct header packet(u16 op, u32 src, u32 dst)
-{
-	return (struct header){GUEST, HOST, src, dst, 0, 1, op, 0, 256 << 10, 0};
-}
-
-// send sends h and n bytes of payload, and waits until the device has taken it.
-static void send(struct header h, u32 n)
-{
-	memcpy(tx_data, &h, sizeof(h));
-	put(&tx, 0, (u64)tx_data, sizeof(h) + n, 0, 0);
-	offer(&tx, 0);
-	kick(&tx);
-	wait_used(&tx, 0);
-}
-
-static struct header *expect(u16 op)
-{
-	struct header *h = received();
-	CHECK_EQUAL(h->op, op);
-	CHECK_EQUAL(h->src_cid, HOST);
-	CHECK_EQUAL(h->dst_cid, GUEST);
-	return h;
-}
 
 static u32 established(u32 port)
 {
@@ -94,7 +17,7 @@ static u32 established(u32 port)
 // works connects and sends a few bytes.
 static void works(void)
 {
-	start(0);
+	vsock_start(0);
 	give();
 	established(7000);
 	u32 before = ask(ASK_RECEIVED);
@@ -109,7 +32,7 @@ static void works(void)
 
 CASE(spoofed, "packets from and to other CIDs", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	static const u64 cids[] = {0, 1, 2, 4, 0xffffffff, 0x100000003, -1ul};
 	for (u16 op = REQUEST; op <= CREDIT_REQUEST; op++)
@@ -118,7 +41,7 @@ CASE(spoofed, "packets from and to other CIDs", "")
 			h.src_cid = cids[i]; // no answer, to anyone
 			send(h, 0);
 		}
-	CHECK_EQUAL(has_used(&rx), 0);
+	CHECK_EQUAL(has_used(&vs.rx), 0);
 	for (u32 i = 0; i < LEN(cids); i++) {
 		if (cids[i] == HOST)
 			continue;
@@ -136,7 +59,7 @@ CASE(spoofed, "packets from and to other CIDs", "")
 
 CASE(lengths, "lengths beyond the buffer, and payload where none belongs", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	static const u32 lens[] = {1, 100, 0x10000, 0x7fffffff, 0xffffffff};
 	for (u16 op = REQUEST; op <= CREDIT_REQUEST; op++)
@@ -161,24 +84,24 @@ CASE(lengths, "lengths beyond the buffer, and payload where none belongs", "")
 
 CASE(short_packets, "packets of 0 to 43 bytes, and without payload", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	struct header h = packet(REQUEST, 6000, LISTENER);
-	memcpy(tx_data, &h, sizeof(h));
+	memcpy(vs.tx_data, &h, sizeof(h));
 	for (u32 n = 0; n < sizeof(h); n++) {
-		put(&tx, 0, (u64)tx_data, n, 0, 0);
-		offer(&tx, 0);
-		kick(&tx);
-		wait_used(&tx, 0);
+		put(&vs.tx, 0, (u64)vs.tx_data, n, 0, 0);
+		offer(&vs.tx, 0);
+		kick(&vs.tx);
+		wait_used(&vs.tx, 0);
 	}
-	CHECK_EQUAL(has_used(&rx), 0);
-	expect_alive(dev);
+	CHECK_EQUAL(has_used(&vs.rx), 0);
+	expect_alive(vs.dev);
 	works();
 }
 
 CASE(types, "socket types and operations that do not exist", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	for (u32 type = 0; type < 0x10000; type += type < 8 ? 1 : 4099)
 		for (u32 op = 0; op < 0x10000; op += op < 12 ? 1 : 8191) {
@@ -195,7 +118,7 @@ CASE(types, "socket types and operations that do not exist", "")
 
 CASE(nobody, "every operation for connections that do not exist", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	for (u32 i = 0; i < 300; i++) {
 		u16 op = REQUEST + i % 7;
@@ -209,7 +132,7 @@ CASE(nobody, "every operation for connections that do not exist", "")
 
 CASE(half_open, "1000 connections that the host does not accept", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	int open = 0, refused = 0;
 	for (u32 i = 0; i < 1000; i++) {
@@ -226,7 +149,7 @@ CASE(half_open, "1000 connections that the host does not accept", "")
 
 CASE(flood_accepted, "1000 connections to a listener, with a byte each", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	int open = 0;
 	for (u32 i = 0; i < 1000; i++) {
@@ -247,57 +170,57 @@ CASE(flood_accepted, "1000 connections to a listener, with a byte each", "")
 
 CASE(no_buffers, "3000 packets that want an answer, and no buffer for one", "")
 {
-	start(0);
+	vsock_start(0);
 	u32 taken = 0;
 	struct header h = packet(REQUEST, 6000, 1);
-	memcpy(tx_data, &h, sizeof(h));
+	memcpy(vs.tx_data, &h, sizeof(h));
 	for (u32 i = 0; i < 3000; i++) {
-		put(&tx, i & 63, (u64)tx_data, sizeof(h), 0, 0);
-		offer(&tx, i & 63);
-		kick(&tx);
-		if (!has_used(&tx)) {
+		put(&vs.tx, i & 63, (u64)vs.tx_data, sizeof(h), 0, 0);
+		offer(&vs.tx, i & 63);
+		kick(&vs.tx);
+		if (!has_used(&vs.tx)) {
 			taken = i;
 			break;
 		}
-		wait_used(&tx, 0);
+		wait_used(&vs.tx, 0);
 	}
 	CHECK(taken > 0 && taken < 1500); // it was held back
-	expect_alive(dev);
+	expect_alive(vs.dev);
 	give();
-	has_used(&tx);
+	has_used(&vs.tx);
 	works();
 }
 
 CASE(tiny_buffers, "receive buffers of 43 bytes", "")
 {
-	start(0);
-	put(&rx, 0, (u64)rx_data, 43, WRITE, 0);
-	offer(&rx, 0);
-	kick(&rx);
+	vsock_start(0);
+	put(&vs.rx, 0, (u64)vs.rx_data, 43, WRITE, 0);
+	offer(&vs.rx, 0);
+	kick(&vs.rx);
 	send(packet(REQUEST, 6000, 1), 0);
-	expect_broken(dev);
+	expect_broken(vs.dev);
 	works();
 }
 
 CASE(wrong_direction, "a readable receive buffer, and a writable packet", "")
 {
-	start(0);
-	put(&rx, 0, (u64)rx_data, 4096, 0, 0);
-	offer(&rx, 0);
-	kick(&rx);
+	vsock_start(0);
+	put(&vs.rx, 0, (u64)vs.rx_data, 4096, 0, 0);
+	offer(&vs.rx, 0);
+	kick(&vs.rx);
 	send(packet(REQUEST, 6000, 1), 0);
-	expect_broken(dev);
-	start(0);
-	put(&tx, 0, (u64)tx_data, 4096, WRITE, 0);
-	offer(&tx, 0);
-	kick(&tx);
-	expect_broken(dev);
+	expect_broken(vs.dev);
+	vsock_start(0);
+	put(&vs.tx, 0, (u64)vs.tx_data, 4096, WRITE, 0);
+	offer(&vs.tx, 0);
+	kick(&vs.tx);
+	expect_broken(vs.dev);
 	works();
 }
 
 CASE(over_credit, "more data than the host has given credit for", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	send(packet(REQUEST, 6000, BACKLOG), 0); // nobody reads
 	struct header *r = expect(RESPONSE);
@@ -309,7 +232,7 @@ CASE(over_credit, "more data than the host has given credit for", "")
 		struct header h = packet(RW, 6000, BACKLOG);
 		h.len = 64 << 10;
 		send(h, 64 << 10);
-		while (has_used(&rx)) {
+		while (has_used(&vs.rx)) {
 			struct header *a = received();
 			reset |= a->op == RST;
 			back(a);
@@ -340,14 +263,14 @@ static void until_idle(void)
 {
 	for (int i = 0; ask(ASK_DIAL_BUSY); i++) {
 		CHECK(i < 10000);
-		while (has_used(&rx))
+		while (has_used(&vs.rx))
 			back(received());
 	}
 }
 
 CASE(no_answer, "the host dials and gets no answer", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	ask(ASK_DIAL);
 	expect(REQUEST);
@@ -358,7 +281,7 @@ CASE(no_answer, "the host dials and gets no answer", "")
 
 CASE(no_buffers_dial, "the host dials a guest that gives no buffers", "")
 {
-	start(0);
+	vsock_start(0);
 	ask(ASK_DIAL);
 	for (int i = 0; ask(ASK_DIAL_BUSY); i++) {
 		CHECK(i < 20000);
@@ -372,7 +295,7 @@ CASE(wrong_answers, "a dial is answered by every operation but a response", "")
 {
 	static const u16 ops[] = {0, REQUEST, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST, 99};
 	for (u32 i = 0; i < LEN(ops); i++) {
-		start(0);
+		vsock_start(0);
 		give();
 		ask(ASK_DIAL);
 		struct header *r = expect(REQUEST);
@@ -386,11 +309,11 @@ CASE(wrong_answers, "a dial is answered by every operation but a response", "")
 
 CASE(credit_none, "a connection without credit, then the host gives up", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	dialled(0);
 	for (int i = 0; i < 50; i++)
-		while (has_used(&rx)) {
+		while (has_used(&vs.rx)) {
 			struct header *h = received();
 			CHECK(h->op != RW);
 			back(h);
@@ -402,7 +325,7 @@ CASE(credit_none, "a connection without credit, then the host gives up", "")
 
 CASE(credit_enormous, "4 GiB - 1 of credit, and counters that run backwards", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	struct header h = dialled(0xffffffff);
 	for (int i = 0; i < 500; i++) {
@@ -411,7 +334,7 @@ CASE(credit_enormous, "4 GiB - 1 of credit, and counters that run backwards", ""
 		c.buf_alloc = random32();
 		c.fwd_cnt = random32();
 		send(c, 0);
-		if (has_used(&rx))
+		if (has_used(&vs.rx))
 			back(received());
 	}
 	ask(ASK_HANG_UP);
@@ -421,7 +344,7 @@ CASE(credit_enormous, "4 GiB - 1 of credit, and counters that run backwards", ""
 
 CASE(credit_shrinks, "credit that shrinks to nothing while the host sends", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	struct header h = dialled(64 << 10);
 	for (u32 size = 64 << 10; size; size /= 2) {
@@ -429,7 +352,7 @@ CASE(credit_shrinks, "credit that shrinks to nothing while the host sends", "")
 		c.op = CREDIT_UPDATE;
 		c.buf_alloc = size;
 		send(c, 0);
-		while (has_used(&rx))
+		while (has_used(&vs.rx))
 			back(received());
 	}
 	ask(ASK_HANG_UP);
@@ -439,21 +362,21 @@ CASE(credit_shrinks, "credit that shrinks to nothing while the host sends", "")
 
 CASE(credit_requests, "2000 requests for credit and no buffer for an answer", "")
 {
-	start(0);
-	put(&rx, 0, (u64)rx_data, RX_BYTES, WRITE, 0); // for the response only
-	offer(&rx, 0);
-	kick(&rx);
+	vsock_start(0);
+	put(&vs.rx, 0, (u64)vs.rx_data, RX_BYTES, WRITE, 0); // for the response only
+	offer(&vs.rx, 0);
+	kick(&vs.rx);
 	send(packet(REQUEST, 6000, LISTENER), 0);
 	expect(RESPONSE);
 	for (int i = 0; i < 2000; i++)
 		send(packet(CREDIT_REQUEST, 6000, LISTENER), 0);
-	expect_alive(dev);
+	expect_alive(vs.dev);
 	works();
 }
 
 CASE(after_shutdown, "data after a shutdown, shutdowns of every kind, twice", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	for (u32 flags = 0; flags < 5; flags++) {
 		established(6000 + flags);
@@ -465,28 +388,28 @@ CASE(after_shutdown, "data after a shutdown, shutdowns of every kind, twice", ""
 			h.len = 10;
 			send(h, 10);
 		}
-		while (has_used(&rx))
+		while (has_used(&vs.rx))
 			back(received());
 	}
-	expect_alive(dev);
+	expect_alive(vs.dev);
 	works();
 }
 
 CASE(twice, "the same connection is requested again and again", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	for (int i = 0; i < 300; i++) {
 		send(packet(REQUEST, 6000, LISTENER), 0);
 		back(received());
 	}
-	expect_alive(dev);
+	expect_alive(vs.dev);
 	works();
 }
 
 CASE(seqpacket, "2000 messages of one byte or none", "")
 {
-	start(F_SEQPACKET);
+	vsock_start(F_SEQPACKET);
 	give();
 	for (int i = 0; i < 2000; i++) {
 		struct header h = packet(i ? RW : REQUEST, 6000, LISTENER);
@@ -494,78 +417,78 @@ CASE(seqpacket, "2000 messages of one byte or none", "")
 		h.flags = i & 3;
 		h.len = i & 1;
 		send(h, h.len);
-		while (rx.used[1] != rx.seen)
+		while (vs.rx.used[1] != vs.rx.seen)
 			back(received());
 	}
-	expect_alive(dev);
+	expect_alive(vs.dev);
 	works();
 }
 
 CASE(event_tiny, "an event has a buffer of 3 bytes", "")
 {
-	start(0);
-	put(&event, 0, (u64)rx_data, 3, WRITE, 0);
-	offer(&event, 0);
-	kick(&event);
+	vsock_start(0);
+	put(&vs.event, 0, (u64)vs.rx_data, 3, WRITE, 0);
+	offer(&vs.event, 0);
+	kick(&vs.event);
 	ask(ASK_RESET_EVENT);
-	expect_broken(dev);
+	expect_broken(vs.dev);
 	works();
 }
 
 CASE(event_flood, "event buffers are offered, not offered and offered again under events", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	for (int i = 0; i < 200; i++) {
-		put(&event, i & 15, (u64)rx_data, 8, WRITE, 0);
+		put(&vs.event, i & 15, (u64)vs.rx_data, 8, WRITE, 0);
 		if (i & 1) {
-			offer(&event, i & 15);
-			kick(&event);
+			offer(&vs.event, i & 15);
+			kick(&vs.event);
 		}
 		ask(ASK_RESET_EVENT);
 	}
-	(void)status(dev);
+	(void)status(vs.dev);
 	works();
 }
 
 CASE(flip_header, "the length and ports of packets change while they are taken", "")
 {
-	start(0);
+	vsock_start(0);
 	give();
 	established(6000);
 	struct header h = packet(RW, 6000, LISTENER);
 	h.len = 4096;
 	for (int i = 0; i < 200; i++) {
-		volatile struct header *p = (void *)tx_data;
-		memcpy(tx_data, &h, sizeof(h));
-		put(&tx, 0, (u64)tx_data, sizeof(h) + 4096, 0, 0);
-		offer(&tx, 0);
-		kick(&tx);
+		volatile struct header *p = (void *)vs.tx_data;
+		memcpy(vs.tx_data, &h, sizeof(h));
+		put(&vs.tx, 0, (u64)vs.tx_data, sizeof(h) + 4096, 0, 0);
+		offer(&vs.tx, 0);
+		kick(&vs.tx);
 		for (int n = 0; n < 50; n++) {
 			p->len = 0xffffffff;
 			p->src_cid = -1ul;
 			p->len = 4096;
 			p->src_cid = GUEST;
 		}
-		wait_used(&tx, 0);
-		while (rx.used[1] != rx.seen)
+		wait_used(&vs.tx, 0);
+		while (vs.rx.used[1] != vs.rx.seen)
 			back(received());
 	}
-	expect_alive(dev);
+	expect_alive(vs.dev);
 	works();
 }
 
 CASE(reset_in_flight, "reset while the host sends and receives; the memory is used again", "")
 {
 	for (int i = 0; i < 20; i++) {
-		start(0);
+		vsock_start(0);
 		give();
 		dialled(0xffffffff);
-		w32(dev + STATUS, 0);
-		memset(rx_data, 0x5a, RX_SIZE * RX_BYTES);
+		w32(vs.dev + STATUS, 0);
+		memset(vs.rx_data, 0x5a, RX_SIZE * RX_BYTES);
 		until_idle();
 		for (u32 n = 0; n < RX_SIZE * RX_BYTES; n += 1024)
-			CHECK_EQUAL(rx_data[n], 0x5a);
+			CHECK_EQUAL(vs.rx_data[n], 0x5a);
 	}
 	works();
 }
