@@ -61,11 +61,9 @@ func newNetwork(device *vsock.Device, log *slog.Logger) (n *network, err error) 
 	if n.trap, err = listenBoth(""); err != nil {
 		return nil, errors.Join(err, n.echo.close())
 	}
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
 	n.server = tsi.New(tsi.Options{
 		Policy: &tsi.Policy{HostNamespace: true, Network: spec.Network{
 			Loopback: spec.Reach{Rules: []spec.Rule{{Prefix: netip.MustParsePrefix("127.0.0.1/32"), First: n.echo.port(), Last: n.echo.port()}}},
-			Allow:    []spec.Rule{{Prefix: loopback}}, // no packet leaves the machine
 		}},
 		MaxSockets: maxSockets, MaxDatagram: maxSockets / 2,
 		FirstTimeout: 2 * time.Second, DrainTimeout: time.Second, Log: log,

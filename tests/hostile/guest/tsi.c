@@ -239,7 +239,9 @@ CASE(fields, "every message, with every 16 bits of it at their limits", "")
 					}
 					proper(c, ops[i]);
 					u32 n = m.len;
-					if (at < n) {
+					// No packet is to leave the machine.
+					int abroad = (ops[i] == CONNECT || ops[i] == DATA) && at >= 28;
+					if (at < n && !abroad) {
 						memcpy((u8 *)&m + at, &values[v], 2);
 						tell_bytes(c, &m, n);
 					}
