@@ -310,12 +310,25 @@ func (a *agent) Resume(context.Context, *protocol.ResumeRequest) (*protocol.Resu
 	return &protocol.ResumeResponse{}, nil
 }
 
-// Suspend has written more than there ever was.
-func (a *agent) Suspend(context.Context, *protocol.SuspendRequest) (*protocol.SuspendResponse, error) {
-	return &protocol.SuspendResponse{StdoutBytes: 1 << 63, TerminalBytes: 1 << 63}, nil
+func (a *agent) Suspend(ctx context.Context, _ *protocol.SuspendRequest) (*protocol.SuspendResponse, error) {
+	switch a.name {
+	case "suspend-more": // than was ever written
+		return &protocol.SuspendResponse{StdoutBytes: 1 << 63, TerminalBytes: 1 << 63}, nil
+	case "suspend-silent":
+		<-ctx.Done()
+	case "suspend-gone":
+		powerOff()
+	}
+	return &protocol.SuspendResponse{}, nil
 }
-func (a *agent) Attach(context.Context, *protocol.AttachRequest) (*protocol.AttachResponse, error) {
-	return &protocol.AttachResponse{}, nil
+func (a *agent) Attach(ctx context.Context, _ *protocol.AttachRequest) (*protocol.AttachResponse, error) {
+	switch a.name {
+	case "attach-silent":
+		<-ctx.Done()
+	case "attach-error":
+		return nil, status.Error(codes.Internal, "\x1b[2J\nno")
+	}
+	return &protocol.AttachResponse{StdoutBytes: 1 << 63, Warnings: make([]string, 1000)}, nil
 }
 func (a *agent) Update(context.Context, *protocol.UpdateRequest) (*protocol.UpdateResponse, error) {
 	return &protocol.UpdateResponse{}, nil

@@ -150,6 +150,49 @@ func TestAgent(t *testing.T) {
 	}
 }
 
+// TestSuspend saves containers whose agent lies about how they were brought to
+// rest, or does not let them go on.
+func TestSuspend(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		stderr string // part of what checkpoint says; empty: it succeeds
+		ends   bool   // and the container with it
+	}{
+		{"suspend-more", "nobody reads", false},
+		{"suspend-silent", "deadline", false},
+		{"suspend-gone", "checkpoint", true},
+		{"attach-silent", "", false},
+		{"attach-error", "", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := newProduct(t, "--initrd", agentInitrd(t, tc.name))
+			r := p.Run(t, nil)
+			p.settle(t, r, true)
+			image := filepath.Join(t.TempDir(), "image")
+			var stderr bytes.Buffer
+			save := p.Command("checkpoint", "--leave-running", "--image-path", image, p.ID)
+			save.Stderr = &stderr
+			begun := time.Now()
+			err := save.Run()
+			t.Logf("after %.1f s: %v: %.300s", time.Since(begun).Seconds(), err, stderr.String())
+			if failed := err != nil; failed != (tc.stderr != "") || !strings.Contains(stderr.String(), tc.stderr) || strings.Count(stderr.String(), "\n") > 1 {
+				t.Errorf("checkpoint: %v: %q; want %q", err, stderr.String(), tc.stderr)
+			}
+			if _, err := os.Stat(image); tc.stderr != "" && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("a failed checkpoint left its image: %v", err)
+			}
+			if !tc.ends {
+				if out, err := p.Command("kill", p.ID, "KILL").CombinedOutput(); err != nil {
+					t.Errorf("kill: %v: %s", err, out)
+				}
+			}
+			if status := end(t, r); status == 0 {
+				t.Error("status 0")
+			}
+		})
+	}
+}
+
 // settle waits until the container is as far as this agent lets it come: until
 // it runs, or nothing changes for a while.
 func (p product) settle(t *testing.T, r *bundle.Run, runs bool) {
