@@ -120,15 +120,7 @@ func (g *globals) checkpoint(id, path string, leave bool) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return errors.Join(err, c.Unlock())
-	}
-	conn, err := g.store().DialAgent(context.Background(), id, checkpoint.Port)
-	if err != nil {
-		return errors.Join(err, c.Unlock())
-	}
-	warnings, err := checkpoint.Save(conn, path, !leave)
-	err = errors.Join(err, conn.Close())
+	warnings, err := g.save(id, path, leave)
 	for _, w := range warnings {
 		g.log.Warn(w)
 	}
@@ -143,6 +135,27 @@ func (g *globals) checkpoint(id, path string, leave bool) error {
 		return errors.Join(err, c.Unlock())
 	}
 	return g.destroy(c)
+}
+
+// save has the VM process write the container to a directory, which it makes if
+// there is none, and removes again if that fails.
+func (g *globals) save(id, path string, leave bool) (warnings []string, err error) {
+	if _, statErr := os.Lstat(path); errors.Is(statErr, os.ErrNotExist) {
+		defer func() {
+			if err != nil {
+				_ = os.Remove(path) // fails where there is something in it
+			}
+		}()
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	conn, err := g.store().DialAgent(context.Background(), id, checkpoint.Port)
+	if err != nil {
+		return nil, err
+	}
+	warnings, err = checkpoint.Save(conn, path, !leave)
+	return warnings, errors.Join(err, conn.Close())
 }
 
 func restoreCommand(g *globals) *cli.Command {
