@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -72,11 +71,12 @@ func (r *Root) compose(p *spec.Plan) error {
 		return err
 	}
 	for _, b := range p.Binds {
-		source, err := r.bind(b)
+		source, options, err := r.bind(b)
 		if err != nil {
 			return fmt.Errorf("mounts[%d]: bind %s on %s: %w", b.Index, b.Source, b.Destination, err)
 		}
-		p.Spec.Mounts[b.Index].Source = source
+		m := &p.Spec.Mounts[b.Index]
+		m.Source, m.Options = source, append(slices.Clone(m.Options), options...)
 	}
 	for _, dir := range covered {
 		err := setAttr(dir, false, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
@@ -260,33 +260,12 @@ func bindLower(tmpfs, dir *os.File) error {
 	return moveMount(tree, target)
 }
 
-// newTmpfs has a tmpfs that holds mount points only and is not mounted yet.
-func newTmpfs() (*os.File, error) {
-	fd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsopen", err)
-	}
-	defer unix.Close(fd)
-	for _, option := range [][2]string{{"size", "1m"}, {"nr_inodes", "4096"}, {"mode", "0755"}} {
-		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {
-			return nil, os.NewSyscallError("fsconfig", err)
-		}
-	}
-	if err := unix.FsconfigCreate(fd); err != nil {
-		return nil, os.NewSyscallError("fsconfig", err)
-	}
-	mount, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsmount", err)
-	}
-	return os.NewFile(uintptr(mount), "tmpfs"), nil
-}
-
-// bind mounts one source and tells at which path below the root it ended.
-func (r *Root) bind(b spec.Bind) (string, error) {
+// bind mounts one source and tells at which path below the root it ended, and
+// what holds for it there.
+func (r *Root) bind(b spec.Bind) (inside string, options []string, err error) {
 	tree, err := openTree(b.Source, b.Recursive)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer tree.Close()
 	// The attributes are set before the tree can be reached.
@@ -306,36 +285,38 @@ func (r *Root) bind(b spec.Bind) (string, error) {
 			continue
 		}
 		if err := setAttr(tree, step.whole, &step.attr); err != nil {
-			return "", err
+			return "", nil, err
 		}
 	}
 	if b.IDMap != nil {
 		ns := r.mappings[0]
 		r.mappings = r.mappings[1:]
 		if err := setIDMap(tree, b.IDMap.Recursive, ns); err != nil {
-			return "", err
+			return "", nil, err
 		}
+	}
+	if options, err = inherited(tree); err != nil {
+		return "", nil, err
 	}
 	dir, err := isDir(tree)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	target, err := r.mountPoint(b.Destination, dir)
 	if err != nil {
-		return "", fmt.Errorf("mount point: %w", err)
+		return "", nil, fmt.Errorf("mount point: %w", err)
 	}
 	defer target.Close()
-	inside, err := r.inside(target)
-	if err != nil {
-		return "", err
+	if inside, err = r.inside(target); err != nil {
+		return "", nil, err
 	}
 	if err := moveMount(tree, target); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if b.IDMap != nil {
 		err = r.noteUnmapped(tree, b.IDMap)
 	}
-	return inside, err
+	return inside, options, err
 }
 
 // mountPoint opens the destination inside the root and creates what is missing
@@ -459,49 +440,4 @@ func (r *Root) Enter() error {
 		return os.NewSyscallError("umount2", err)
 	}
 	return os.Chdir("/")
-}
-
-func openTree(name string, recursive bool) (*os.File, error) {
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, name, flags)
-	if err != nil {
-		return nil, os.NewSyscallError("open_tree", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-func moveMount(tree, target *os.File) error {
-	err := unix.MoveMount(int(tree.Fd()), "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-	return os.NewSyscallError("move_mount", err)
-}
-
-func setAttr(mount *os.File, recursive bool, attr *unix.MountAttr) error {
-	flags := uint(unix.AT_EMPTY_PATH)
-	if recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	return os.NewSyscallError("mount_setattr", unix.MountSetattr(int(mount.Fd()), "", flags, attr))
-}
-
-func isDir(f *os.File) (bool, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return false, os.NewSyscallError("fstat", err)
-	}
-	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
-}
-
-// fdPath is the path of an open file as the kernel knows it.
-func fdPath(f *os.File) (string, error) {
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
-	if err != nil {
-		return "", err
-	}
-	if !filepath.IsAbs(name) {
-		return "", fmt.Errorf("%s has no path", f.Name())
-	}
-	return name, nil
 }

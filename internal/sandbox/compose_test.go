@@ -260,6 +260,31 @@ func TestTmpfsOverDirectory(t *testing.T) {
 	}
 }
 
+// TestComposeInherits: what holds for a source on the host is told to the guest.
+func TestComposeInherits(t *testing.T) {
+	rootfs, _ := bundle(t)
+	dir := t.TempDir()
+	p := planOf(t, rootfs, false,
+		bindOf(dir, "/plain"), bindOf(dir, "/exec", "exec", "atime"), bindOf(dir, "/more", "ro", "nosymfollow"), bindOf(rootfs, "/none", "rw"))
+	inMountNamespace(t, func() error {
+		must(t, unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+		must(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NODEV|unix.MS_NODIRATIME, ""))
+		r, err := Compose(p)
+		if err != nil {
+			return err
+		}
+		defer r.Dir.Close()
+		for i, want := range []string{
+			"nodev noexec nodiratime", "exec atime nodev nodiratime", "ro nosymfollow ro nodev noexec nodiratime nosymfollow", "rw",
+		} {
+			if got := strings.Join(p.Spec.Mounts[i].Options, " "); got != want {
+				t.Errorf("%s: %q; want %q", p.Spec.Mounts[i].Destination, got, want)
+			}
+		}
+		return nil
+	})
+}
+
 func TestComposeErrors(t *testing.T) {
 	rootfs, _ := bundle(t)
 	file := filepath.Join(t.TempDir(), "file")
