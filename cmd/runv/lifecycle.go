@@ -222,6 +222,7 @@ func (cr *creation) launch(kvm *os.File) error {
 		Namespaces: cr.plan.Namespaces,
 		Binds:      cr.plan.Binds,
 		Cgroup:     cgroup,
+		IOPriority: cr.plan.IOPriority,
 		Stdin:      stdin, Stdout: stdout, Stderr: stderr,
 		ControlTTY: cr.terminal.Slave() != nil,
 		Agent:      agent,

@@ -32,6 +32,7 @@ type Options struct {
 	Namespaces []spec.Namespace
 	Binds      []spec.Bind // those that are id-mapped need something made beforehand
 	Cgroup     *Cgroup     // nil: the caller's
+	IOPriority int         // as of ioprio_set(2); 0: the caller's
 
 	Stdin, Stdout, Stderr *os.File
 	// ControlTTY makes stdin the controlling terminal.
@@ -119,7 +120,7 @@ func Start(o Options) (*Process, error) {
 		return nil, err
 	}
 	program, closeProgram := executable(len(attr.Files))
-	child, err := startIn(join, program, []string{"runv", "vm", o.ID}, attr)
+	child, err := startIn(join, o.IOPriority, program, []string{"runv", "vm", o.ID}, attr)
 	// The end of a mount waits for a grace period of RCU, and nobody for it.
 	go closeProgram()
 	if err != nil {
@@ -176,12 +177,15 @@ func openNamespaces(list []spec.Namespace, sys *syscall.SysProcAttr) ([]joined, 
 	return join, nil
 }
 
-// startIn starts a process that is in the given namespaces, may run on every
-// processor of its cgroup and whose privileges cannot grow. What is to be
-// inherited is set on a thread, which is thrown away afterwards.
-func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (process *os.Process, err error) {
+// startIn starts a process that is in the given namespaces, has the I/O priority,
+// may run on every processor of its cgroup and whose privileges cannot grow. What
+// is to be inherited is set on a thread, which is thrown away afterwards.
+func startIn(join []joined, ioPriority int, program string, argv []string, attr *os.ProcAttr) (process *os.Process, err error) {
 	thread.Run(func() {
 		onAllProcessors()
+		if err = setIOPriority(ioPriority); err != nil {
+			return
+		}
 		for _, ns := range join {
 			if err = unix.Setns(int(ns.file.Fd()), ns.flag); err != nil {
 				err = fmt.Errorf("join %s: %w", ns.name, os.NewSyscallError("setns", err))
@@ -193,6 +197,18 @@ func startIn(join []joined, program string, argv []string, attr *os.ProcAttr) (p
 		}
 	})
 	return process, err
+}
+
+// setIOPriority sets this thread's I/O priority, as of ioprio_set(2); 0 leaves it.
+func setIOPriority(priority int) error {
+	const whoProcess = 1
+	if priority == 0 {
+		return nil
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, 0, uintptr(priority)); errno != 0 {
+		return fmt.Errorf("process.ioPriority: %w", os.NewSyscallError("ioprio_set", errno))
+	}
+	return nil
 }
 
 // onAllProcessors undoes the affinity of whoever started the runtime, for this

@@ -74,6 +74,8 @@ func child(name string) int {
 		cgroup, _ := os.ReadFile("/proc/self/cgroup")
 		var processors unix.CPUSet
 		fmt.Fprintln(log, "affinity", unix.SchedGetaffinity(0, &processors), processors.Count())
+		priority, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_GET, 1, 0, 0)
+		fmt.Fprintln(log, "ioprio", priority, int(errno))
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
 		fmt.Fprintln(log, "agent", in.Agent.Addr())
 	case "network":
@@ -153,6 +155,20 @@ func launch(t *testing.T, name string, edit func(*Options)) (*Process, func() st
 
 func bootstrap() *Bootstrap {
 	return &Bootstrap{Plan: &spec.Plan{Spec: &specs.Spec{Process: &specs.Process{}}}}
+}
+
+func TestStartIOPriority(t *testing.T) {
+	const best, idle = 2<<13 | 5, 3 << 13
+	for _, priority := range []int{best, idle} {
+		p, log := launch(t, "inspect", func(o *Options) { o.IOPriority = priority })
+		mustCreate(t, p)
+		if want := fmt.Sprintf("ioprio %d 0\n", priority); !strings.Contains(log(), want) {
+			t.Errorf("want %q in:\n%s", want, log())
+		}
+	}
+	if _, err := Start(Options{IOPriority: 7 << 13}); err == nil || !strings.Contains(err.Error(), "process.ioPriority") {
+		t.Errorf("a class that there is not: %v", err)
+	}
 }
 
 // What the engine was confined to does not confine the container.

@@ -42,6 +42,10 @@ type Plan struct {
 
 	Terminal bool
 
+	// IOPriority is the VM process's as of ioprio_set(2): what the guest reads and
+	// writes, it does. 0: the caller's.
+	IOPriority int
+
 	// Hooks are the host's; those that the guest runs stay in Spec.
 	Hooks specs.Hooks
 

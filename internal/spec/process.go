@@ -191,15 +191,22 @@ func (p *planner) scheduling(at string, proc *specs.Process) {
 		}
 	}
 	if io := proc.IOPriority; io != nil {
-		switch io.Class {
-		case specs.IOPRIO_CLASS_RT, specs.IOPRIO_CLASS_BE, specs.IOPRIO_CLASS_IDLE:
-		default:
+		class, ok := ioClasses[io.Class]
+		if !ok {
 			p.refuse(at+".ioPriority.class", "%q is not an I/O scheduling class", io.Class)
 		}
 		if io.Priority < 0 || io.Priority > 7 {
 			p.refuse(at+".ioPriority.priority", "%d is outside 0..7", io.Priority)
 		}
+		p.plan.IOPriority = class<<13 | io.Priority
 	}
+}
+
+// ioClasses are the kernel's numbers of the I/O scheduling classes.
+var ioClasses = map[specs.IOPriorityClass]int{
+	specs.IOPRIO_CLASS_RT:   1,
+	specs.IOPRIO_CLASS_BE:   2,
+	specs.IOPRIO_CLASS_IDLE: 3,
 }
 
 var schedulerPolicies = set("SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "SCHED_ISO", "SCHED_IDLE", "SCHED_DEADLINE")
