@@ -156,7 +156,22 @@ func (p *planner) sizing() {
 			m.VCPUs = available
 		}
 	}
+	p.affinity(m.VCPUs)
 	p.lateFiles(m.MemoryBytes)
+}
+
+// affinity refuses lists of processors for exec of which the VM has none.
+func (p *planner) affinity(vcpus int) {
+	if p.in.Process == nil || p.in.Process.ExecCPUAffinity == nil {
+		return
+	}
+	a := p.in.Process.ExecCPUAffinity
+	for _, list := range []struct{ name, value string }{{"initial", a.Initial}, {"final", a.Final}} {
+		// What is not a list was refused.
+		if set, err := ParseSet(list.value); list.value != "" && err == nil && set[0] >= vcpus {
+			p.refuse("process.execCPUAffinity."+list.name, "the VM has none of the processors %s: its %d are numbered from 0", list.value, vcpus)
+		}
+	}
 }
 
 // guestRAM is the RAM of a VM for a workload limited to limit bytes: one of few

@@ -125,6 +125,7 @@ func TestRefused(t *testing.T) {
 		{"selinux", func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }, "SELinux"},
 		{"scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} }, "not a scheduling policy"},
 		{"affinity", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "3-1"} }, "process.execCPUAffinity.initial"},
+		{"affinity elsewhere", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0-1", Final: "4,5"} }, "process.execCPUAffinity.final: the VM has none of the processors 4,5: its 4"},
 		{"affinity at last", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "x"} }, "process.execCPUAffinity.final"},
 		{"priority", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Priority: 1} }, "have a priority"},
 		{"ioprio", func(s *specs.Spec) {

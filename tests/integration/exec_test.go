@@ -29,6 +29,8 @@ func TestExec(t *testing.T) {
 	id, b := sleeping(t, func(s *specs.Spec) {
 		s.Process.Env = append(s.Process.Env, "OF=config")
 		s.Process.Capabilities.Inheritable = nil
+		s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
+		s.Annotations = map[string]string{"run.oci.runv.vcpus": "2"}
 		s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"}
 	})
 	tests := []struct {
@@ -43,7 +45,8 @@ func TestExec(t *testing.T) {
 			[]string{"sh", "-c", `pwd; id -u; id -G; echo "$OF $X"`}, "/tmp\n1000\n1001 5\nline a b\n", 0},
 		{"capability", []string{"--cap", "CAP_SYS_TIME"}, []string{"sh", "-c", "while read k v; do test $k = CapEff: && echo $v; done </proc/self/status; true"},
 			fmt.Sprintf("%016x\n", 1<<unix.CAP_AUDIT_WRITE|1<<unix.CAP_KILL|1<<unix.CAP_NET_BIND_SERVICE|1<<unix.CAP_SYS_TIME), 0},
-		{"affinity", nil, []string{"grep", "Cpus_allowed_list", "/proc/self/status"}, "Cpus_allowed_list:\t1\n", 0},
+		{"I/O priority", nil, []string{"busybox", "ionice", "-p", "1"}, "best-effort: prio 6\n", 0},
+		{"affinity", nil, []string{"busybox", "grep", "Cpus_allowed_list", "/proc/self/status"}, "Cpus_allowed_list:\t1\n", 0},
 		{"options of the command", nil, []string{"echo", "-n", "--user", "-t"}, "--user -t", 0},
 		{"exit status", nil, []string{"sh", "-c", "exit 42"}, "", 42},
 		{"signal", nil, []string{"sh", "-c", "kill -9 $$"}, "", 137},
@@ -75,7 +78,7 @@ func TestExec(t *testing.T) {
 	must(t, os.WriteFile(process, []byte(`{"args": ["sh", "-c", "echo $A; pwd"], "env": ["PATH=/bin", "A=file"], "cwd": "/etc", "user": {}}`), 0o644))
 	runv(t, nil, "exec", "--process", process, id).expect(t, "file\n/etc\n", "", 0)
 
-	if r := runv(t, nil, "exec", id, "/no/such"); r.stderr != fmt.Sprintf("runv: cannot exec in %s: exec: \"/no/such\": no such file or directory\n", id) {
+	if r := runv(t, nil, "exec", id, "/no/such"); r.stderr != fmt.Sprintf("runv: cannot exec in %s: exec: \"/no/such\": stat /no/such: no such file or directory\n", id) {
 		t.Errorf("a missing program: %q", r.stderr)
 	}
 	if r := runv(t, nil, "--debug", "exec", id, "true"); r.status != 0 || !strings.Contains(r.stderr, `level=debug msg=stage verb="process ended"`) {
