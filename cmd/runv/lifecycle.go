@@ -318,12 +318,9 @@ func (cr *creation) bootstrap() error {
 		cr.g.coldBooted(cold, cr.plan.Machine)
 	}
 	cr.g.trace("created")
-	if err := sandbox.LimitProcessors(cr.plan.Cgroup, cr.container.State.Cgroup, cr.container.State.Unit); err != nil {
-		return err
-	}
 	cr.container.State.Status = specs.StateCreated
 	if !cr.opts.start { // else it is running in a moment
-		if err := cr.container.Save(); err != nil {
+		if err := errors.Join(cr.limitProcessors(), cr.container.Save()); err != nil {
 			return err
 		}
 	}
@@ -355,7 +352,21 @@ func (cr *creation) started() error {
 		return cr.explain(err)
 	}
 	cr.g.trace("started")
+	if err := cr.limitProcessors(); err != nil {
+		return err
+	}
 	return cr.g.started(cr.container)
+}
+
+// limitProcessors sets the limit on processor time, when all that is to be done
+// before the workload is. One that has ended already needs none.
+func (cr *creation) limitProcessors() error {
+	s := &cr.container.State
+	err := sandbox.LimitProcessors(cr.plan.Cgroup, s.Cgroup, s.Unit)
+	if err != nil && !s.Process.Alive() {
+		return nil
+	}
+	return err
 }
 
 // started records that the container's process runs.

@@ -104,10 +104,10 @@ func CreateCgroup(c spec.Cgroup, path string) (*Cgroup, error) {
 	return &Cgroup{Path: path, dir: dir}, nil
 }
 
-// LimitProcessors sets the limit on the processor time of a container that has
-// been created; path and unit are those of its cgroup. To make the VM is not the
+// LimitProcessors sets the limit on the processor time of a container that is
+// ready; path and unit are those of its cgroup. To make the VM is not the
 // workload's work, and would take a hundred times as long with a hundredth of a
-// processor.
+// processor. In the guest the workload has the limit from the start.
 func LimitProcessors(c spec.Cgroup, path, unit string) error {
 	_, bandwidth := bandwidthApart(c.Files)
 	if len(bandwidth) == 0 {
