@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/loopback"
 	"runv.dev/runv/internal/spec"
@@ -46,12 +48,16 @@ func networkNamespace(plan *spec.Plan) (ns spec.Namespace, given bool) {
 
 // PrepareNetwork sets the network namespace up that this process is in: a new
 // one gets its loopback device, and all get the kernel parameters that the
-// configuration has for them. It comes before Enter and Confine.
-func PrepareNetwork(plan *spec.Plan) error {
+// configuration has for them. hosts are HostNetworks. It comes before Enter and
+// Confine.
+func PrepareNetwork(plan *spec.Plan, hosts []string) error {
 	if ns, given := networkNamespace(plan); given && ns.Path == "" {
 		if err := loopback.Up(); err != nil {
 			return fmt.Errorf("bring the loopback device up: %w", err)
 		}
+	}
+	if err := allowPing(hosts); err != nil {
+		return err
 	}
 	for _, sysctl := range plan.NetSysctls {
 		if err := setSysctl(sysctl); err != nil {
@@ -59,6 +65,33 @@ func PrepareNetwork(plan *spec.Plan) error {
 		}
 	}
 	return nil
+}
+
+const (
+	pingGroups = "/proc/sys/net/ipv4/ping_group_range"
+	nobody     = "1\t0" // the kernel's default
+)
+
+// allowPing lets root's group open ICMP echo sockets in this thread's network
+// namespace, unless that is one of hosts or somebody has said who may: as podman
+// does. ping's other way, a raw socket, does not leave the guest.
+func allowPing(hosts []string) error {
+	host, err := InNetwork(hosts)
+	if err != nil || host {
+		return err
+	}
+	groups, err := os.ReadFile(pingGroups)
+	if errors.Is(err, os.ErrNotExist) || err == nil && strings.TrimSpace(string(groups)) != nobody {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = os.WriteFile(pingGroups, []byte("0 0"), 0)
+	if errors.Is(err, unix.EINVAL) {
+		return nil // the namespace's user namespace has no such group
+	}
+	return err
 }
 
 func setSysctl(s spec.Sysctl) error {

@@ -28,9 +28,9 @@ func HostNetworks() ([]string, error) {
 	return slices.Compact([]string{own, first}), nil
 }
 
-// InNetwork reports whether this process is in one of the network namespaces.
+// InNetwork reports whether this thread is in one of the network namespaces.
 func InNetwork(list []string) (bool, error) {
-	own, err := namespaceID("/proc/self/ns/net")
+	own, err := namespaceID("/proc/thread-self/ns/net")
 	if err != nil {
 		return false, err
 	}

@@ -3,11 +3,14 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/spec"
+	"runv.dev/runv/internal/thread"
 )
 
 func TestHostNetworks(t *testing.T) {
@@ -38,6 +41,41 @@ func TestHostNetworks(t *testing.T) {
 			if got, want := log(), fmt.Sprintf("host %v <nil>\n", c.want); got != want {
 				t.Errorf("the VM process says %q, want %q", got, want)
 			}
+		})
+	}
+}
+
+// TestAllowPing: root can ping in a namespace of the container's, and what
+// somebody has set stays.
+func TestAllowPing(t *testing.T) {
+	for _, c := range []struct {
+		name, before, after string
+		host                bool
+	}{
+		{"new", "", "0\t0", false},
+		{"set", "7 9", "7\t9", false},
+		{"the host's", "", "1\t0", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			thread.Run(func() {
+				err := unix.Unshare(unix.CLONE_NEWNET)
+				if err == nil && c.before != "" {
+					err = os.WriteFile(pingGroups, []byte(c.before), 0)
+				}
+				var hosts []string
+				if err == nil && c.host {
+					var own string
+					own, err = namespaceID("/proc/thread-self/ns/net")
+					hosts = append(hosts, own)
+				}
+				if err == nil {
+					err = allowPing(hosts)
+				}
+				groups, readErr := os.ReadFile(pingGroups)
+				if got := strings.TrimSpace(string(groups)); err != nil || readErr != nil || got != c.after {
+					t.Errorf("%q, %v, %v; want %q", got, err, readErr, c.after)
+				}
+			})
 		})
 	}
 }

@@ -27,14 +27,15 @@ func bareNetwork() *protocol.Network {
 	}
 }
 
-// defaultSysctls are the kernel's own values.
+// defaultSysctls are the values in a namespace where nobody has set any, but
+// sandbox.PrepareNetwork.
 var defaultSysctls = map[string]string{
 	"net.core.somaxconn":                  "4096",
 	"net.ipv4.ip_default_ttl":             "64",
 	"net.ipv4.ip_local_port_range":        "32768\t60999",
 	"net.ipv4.ip_nonlocal_bind":           "0",
 	"net.ipv4.ip_unprivileged_port_start": "1024",
-	"net.ipv4.ping_group_range":           "1\t0",
+	"net.ipv4.ping_group_range":           "0\t0",
 	"net.ipv6.bindv6only":                 "0",
 	"net.ipv6.conf.all.disable_ipv6":      "0",
 	"net.ipv6.conf.default.disable_ipv6":  "0",

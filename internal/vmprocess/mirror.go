@@ -9,7 +9,7 @@ import (
 // openNetwork prepares the network namespace and opens what it takes to show it
 // to the guest.
 func (p *process) openNetwork() (*netmirror.Mirror, error) {
-	if err := sandbox.PrepareNetwork(p.boot.Plan); err != nil {
+	if err := sandbox.PrepareNetwork(p.boot.Plan, p.boot.HostNetworks); err != nil {
 		return nil, err
 	}
 	return netmirror.Open(p.log.With("device", "network"))

@@ -159,6 +159,17 @@ func TestNetworkSysctls(t *testing.T) {
 	}
 }
 
+// TestPing: root's ping works without an engine that sees to it.
+func TestPing(t *testing.T) {
+	noLeaks(t)
+	name := netns(t)
+	ip(t, "addr", "add", "10.9.8.1/24", "dev", "outer")
+	dir := bundle(t, []string{"busybox", "ping", "-c", "1", "-W", "10", "10.9.8.1"}, inNetns(name))
+	if r := runv(t, nil, "run", "-b", dir, newID()); r.status != 0 || !strings.Contains(r.stdout, "1 packets received") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestHostSysctls: what would change the host's own network is refused.
 func TestHostSysctls(t *testing.T) {
 	noLeaks(t)
