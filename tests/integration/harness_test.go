@@ -181,6 +181,22 @@ var lastID atomic.Int64
 
 func newID() string { return fmt.Sprintf("it-%d-%d", os.Getpid(), lastID.Add(1)) }
 
+// bundleOfSelf makes a bundle whose process is this program, to run one of the
+// tests: the part of it that is for inGuest.
+func bundleOfSelf(t *testing.T, test string, edit ...func(*specs.Spec)) string {
+	t.Helper()
+	const program = "/bin/integration.test"
+	dir := bundle(t, []string{program, "-test.v", "-test.run", "^" + test + "$"}, append(edit, func(s *specs.Spec) {
+		s.Process.Env = append(s.Process.Env, inGuest+"=1", "TMPDIR=/tmp")
+	})...)
+	self, err := os.Executable()
+	must(t, err)
+	data, err := os.ReadFile(self)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "rootfs", program), data, 0o755))
+	return dir
+}
+
 // bundle makes a bundle with busybox whose process is args.
 func bundle(t *testing.T, args []string, edit ...func(*specs.Spec)) string {
 	t.Helper()

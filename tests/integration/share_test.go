@@ -21,15 +21,7 @@ func TestPOSIX(t *testing.T) {
 	}
 	noLeaks(t)
 	fstest.UseLargeXattrs(t)
-	const program = "/bin/integration.test"
-	dir := bundle(t, []string{program, "-test.v", "-test.run", "^TestPOSIX$"}, func(s *specs.Spec) {
-		s.Process.Env = append(s.Process.Env, inGuest+"=1", "TMPDIR=/tmp")
-	})
-	self, err := os.Executable()
-	must(t, err)
-	data, err := os.ReadFile(self)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "rootfs", program), data, 0o755))
+	dir := bundleOfSelf(t, "TestPOSIX")
 	r := runv(t, nil, "run", "-b", dir, newID())
 	passed := regexp.MustCompile(`(?m)^    --- PASS: TestPOSIX/`).FindAllString(r.stdout, -1)
 	other := regexp.MustCompile(`(?m)^    --- (FAIL|SKIP): .*`).FindAllString(r.stdout, -1)

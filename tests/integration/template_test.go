@@ -224,15 +224,7 @@ func TestTemplateUnique(t *testing.T) {
 	noLeaks(t)
 	dir := templates(t)
 	buildTemplate(t, dir)
-	const program = "/bin/integration.test"
-	b := bundle(t, []string{program, "-test.run", "^TestTemplateUnique$"}, func(s *specs.Spec) {
-		s.Process.Env = append(s.Process.Env, inGuest+"=1")
-	})
-	self, err := os.Executable()
-	must(t, err)
-	data, err := os.ReadFile(self)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(b, "rootfs", program), data, 0o755))
+	b := bundleOfSelf(t, "TestTemplateUnique")
 	seen := make(map[string]string) // value to the clone and source it came from
 	for clone := range 2 {
 		before := time.Now()
