@@ -195,6 +195,13 @@ func daemonHost(args []string) (kind string, serve func() error, err error) {
 		case <-h.exited:
 			// The log stays, and says why.
 			return fmt.Errorf("the host ended by itself: %v%s", h.waitErr, h.console)
+		case <-r.lost:
+			select {
+			case <-h.exited:
+			case <-time.After(10 * time.Second):
+				h.kill()
+			}
+			return fmt.Errorf("the host is lost: %v%s", h.waitErr, h.console)
 		}
 		defer cleanup()
 		_ = h.conn.Write(wire.Frame{Kind: wire.Shutdown})

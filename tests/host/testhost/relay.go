@@ -14,7 +14,8 @@ import (
 // clients, giving each client's session a number of its own on the host.
 type relay struct {
 	host     *host
-	shutdown chan struct{}
+	shutdown chan struct{} // closed when a client asks for the end
+	lost     chan struct{} // closed when the host is not to be reached any more
 	stopOnce sync.Once
 
 	mu       sync.Mutex
@@ -41,7 +42,7 @@ const queueLimit = 4 * wire.Window
 
 func newRelay(h *host) *relay {
 	return &relay{
-		host: h, shutdown: make(chan struct{}),
+		host: h, shutdown: make(chan struct{}), lost: make(chan struct{}),
 		clients: make(map[uint32]*client), lastUsed: time.Now(),
 	}
 }
@@ -52,7 +53,7 @@ func (r *relay) fromHost() {
 		f, err := r.host.conn.Read()
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "testhost: control stream: %v\n", err)
-			r.stop()
+			close(r.lost)
 			return
 		}
 		r.mu.Lock()
