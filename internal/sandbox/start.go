@@ -177,12 +177,11 @@ func openNamespaces(list []spec.Namespace, sys *syscall.SysProcAttr) ([]joined, 
 	return join, nil
 }
 
-// startIn starts a process that is in the given namespaces, has the I/O priority,
-// may run on every processor of its cgroup and whose privileges cannot grow. What
-// is to be inherited is set on a thread, which is thrown away afterwards.
+// startIn starts a process that is in the given namespaces, has the I/O priority
+// and whose privileges cannot grow. What is to be inherited is set on a thread,
+// which is thrown away afterwards.
 func startIn(join []joined, ioPriority int, program string, argv []string, attr *os.ProcAttr) (process *os.Process, err error) {
 	thread.Run(func() {
-		onAllProcessors()
 		if err = setIOPriority(ioPriority); err != nil {
 			return
 		}
@@ -209,14 +208,6 @@ func setIOPriority(priority int) error {
 		return fmt.Errorf("process.ioPriority: %w", os.NewSyscallError("ioprio_set", errno))
 	}
 	return nil
-}
-
-// onAllProcessors undoes the affinity of whoever started the runtime, for this
-// thread. Where a policy of the host forbids that, it is the host's choice.
-func onAllProcessors() {
-	all := unix.NewCPUSet(1 << 13) // CONFIG_NR_CPUS of the largest kernels
-	all.Fill()
-	_ = unix.SchedSetaffinityDynamic(0, all)
 }
 
 // Create tells the VM process what to become and waits until the container is

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -72,8 +71,6 @@ func child(name string) int {
 			fmt.Fprintln(log, "fd", link)
 		}
 		cgroup, _ := os.ReadFile("/proc/self/cgroup")
-		var processors unix.CPUSet
-		fmt.Fprintln(log, "affinity", unix.SchedGetaffinity(0, &processors), processors.Count())
 		priority, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_GET, 1, 0, 0)
 		fmt.Fprintln(log, "ioprio", priority, int(errno))
 		fmt.Fprintln(log, "cgroups", strings.ReplaceAll(string(cgroup), "\n", " "))
@@ -168,37 +165,6 @@ func TestStartIOPriority(t *testing.T) {
 	}
 	if _, err := Start(Options{IOPriority: 7 << 13}); err == nil || !strings.Contains(err.Error(), "process.ioPriority") {
 		t.Errorf("a class that there is not: %v", err)
-	}
-}
-
-// What the engine was confined to does not confine the container.
-func TestStartOnAllProcessors(t *testing.T) {
-	var all, one unix.CPUSet
-	must(t, unix.SchedGetaffinity(0, &all))
-	for n := 0; one.Count() == 0; n++ {
-		if all.IsSet(n) {
-			one.Set(n)
-		}
-	}
-	onEveryThread(t, &one)
-	defer onEveryThread(t, &all)
-	p, log := launch(t, "inspect", nil)
-	mustCreate(t, p)
-	if want := fmt.Sprintf("affinity <nil> %d\n", all.Count()); !strings.Contains(log(), want) {
-		t.Errorf("want %q in:\n%s", want, log())
-	}
-}
-
-func onEveryThread(t *testing.T, processors *unix.CPUSet) {
-	t.Helper()
-	threads, err := os.ReadDir("/proc/self/task")
-	must(t, err)
-	for _, thread := range threads {
-		id, err := strconv.Atoi(thread.Name())
-		must(t, err)
-		if err := unix.SchedSetaffinity(id, processors); err != nil && err != unix.ESRCH {
-			t.Fatal(err)
-		}
 	}
 }
 
