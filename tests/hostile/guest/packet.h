@@ -33,6 +33,7 @@ extern struct vsock vs;
 
 void vsock_start(u64 features); // up to DRIVER_OK
 void give(void);	  // offers all receive buffers
+void give_one(void);	  // offers one, for a single packet
 struct header *received(void); // waits for a packet
 void back(struct header *h);   // returns its buffer
 struct header packet(u16 op, u32 src, u32 dst); // of a STREAM

@@ -204,6 +204,17 @@ static void begin(void)
 	give();
 }
 
+// unheard is a connection of a guest that gives no buffer for what is said on it.
+static struct conn unheard(u16 type)
+{
+	struct conn c = {19999, type};
+	vsock_start(F_SEQPACKET);
+	give_one();
+	send(to(c, REQUEST), 0);
+	expect(RESPONSE);
+	return c;
+}
+
 static const u16 ops[] = {SOCKET, BIND, LISTEN, CONNECT, SETSOCKOPT, GETSOCKOPT, ATTACH, SHUT, ABORT, CONTROL, DATA};
 
 // proper makes a message of an op that is as it should be.
@@ -465,13 +476,7 @@ CASE(pieces, "a message in packets of one byte, and twenty in one packet", "")
 
 CASE(mute, "3000 requests, and no buffer for a reply", "")
 {
-	vsock_start(F_SEQPACKET);
-	put(&vs.rx, 0, (u64)vs.rx_data, RX_BYTES, WRITE, 0); // for the response only
-	offer(&vs.rx, 0);
-	kick(&vs.rx);
-	struct conn c = {19999, STREAM};
-	send(to(c, REQUEST), 0);
-	expect(RESPONSE);
+	struct conn c = unheard(STREAM);
 	proper(c, SOCKET);
 	tell(c);
 	u32 option[2] = {6, 11}; // TCP_INFO
@@ -569,13 +574,7 @@ CASE(ids, "a socket's id that another one has", "")
 
 CASE(datagrams, "5000 datagrams to who answers, and no buffer for what comes back", "")
 {
-	vsock_start(F_SEQPACKET);
-	put(&vs.rx, 0, (u64)vs.rx_data, RX_BYTES, WRITE, 0);
-	offer(&vs.rx, 0);
-	kick(&vs.rx);
-	struct conn c = {19999, SEQPACKET};
-	send(to(c, REQUEST), 0);
-	expect(RESPONSE);
+	struct conn c = unheard(SEQPACKET);
 	proper(c, SOCKET);
 	m.flags = NOREPLY;
 	tell(c);
