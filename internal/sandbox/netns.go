@@ -68,7 +68,7 @@ func PrepareNetwork(plan *spec.Plan, hosts []string) error {
 }
 
 const (
-	pingGroups = "/proc/sys/net/ipv4/ping_group_range"
+	pingGroups = "net/ipv4/ping_group_range"
 	nobody     = "1\t0" // the kernel's default
 )
 
@@ -80,14 +80,14 @@ func allowPing(hosts []string) error {
 	if err != nil || host {
 		return err
 	}
-	groups, err := os.ReadFile(pingGroups)
+	groups, err := os.ReadFile("/proc/sys/" + pingGroups)
 	if errors.Is(err, os.ErrNotExist) || err == nil && strings.TrimSpace(string(groups)) != nobody {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	err = os.WriteFile(pingGroups, []byte("0 0"), 0)
+	err = setSysctl(spec.Sysctl{File: pingGroups, Value: "0 0"})
 	if errors.Is(err, unix.EINVAL) {
 		return nil // the namespace's user namespace has no such group
 	}

@@ -60,7 +60,7 @@ func TestAllowPing(t *testing.T) {
 			thread.Run(func() {
 				err := unix.Unshare(unix.CLONE_NEWNET)
 				if err == nil && c.before != "" {
-					err = os.WriteFile(pingGroups, []byte(c.before), 0)
+					err = setSysctl(spec.Sysctl{File: pingGroups, Value: c.before})
 				}
 				var hosts []string
 				if err == nil && c.host {
@@ -71,7 +71,7 @@ func TestAllowPing(t *testing.T) {
 				if err == nil {
 					err = allowPing(hosts)
 				}
-				groups, readErr := os.ReadFile(pingGroups)
+				groups, readErr := os.ReadFile("/proc/sys/" + pingGroups)
 				if got := strings.TrimSpace(string(groups)); err != nil || readErr != nil || got != c.after {
 					t.Errorf("%q, %v, %v; want %q", got, err, readErr, c.after)
 				}

@@ -167,8 +167,8 @@ func (p *planner) affinity(vcpus int) {
 	}
 	a := p.in.Process.ExecCPUAffinity
 	for _, list := range []struct{ name, value string }{{"initial", a.Initial}, {"final", a.Final}} {
-		// What is not a list was refused.
-		if set, err := ParseSet(list.value); list.value != "" && err == nil && set[0] >= vcpus {
+		// What is there and no list was refused.
+		if set, err := ParseSet(list.value); err == nil && set[0] >= vcpus {
 			p.refuse("process.execCPUAffinity."+list.name, "the VM has none of the processors %s: its %d are numbered from 0", list.value, vcpus)
 		}
 	}
