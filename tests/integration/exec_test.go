@@ -45,6 +45,7 @@ func TestExec(t *testing.T) {
 			[]string{"sh", "-c", `pwd; id -u; id -G; echo "$OF $X"`}, "/tmp\n1000\n1001 5\nline a b\n", 0},
 		{"capability", []string{"--cap", "CAP_SYS_TIME"}, []string{"sh", "-c", "while read k v; do test $k = CapEff: && echo $v; done </proc/self/status; true"},
 			fmt.Sprintf("%016x\n", 1<<unix.CAP_AUDIT_WRITE|1<<unix.CAP_KILL|1<<unix.CAP_NET_BIND_SERVICE|1<<unix.CAP_SYS_TIME), 0},
+		{"I/O priority", nil, []string{"busybox", "ionice", "-p", "1"}, "best-effort: prio 6\n", 0},
 		{"affinity", nil, []string{"busybox", "grep", "Cpus_allowed_list", "/proc/self/status"}, "Cpus_allowed_list:\t1\n", 0},
 		{"options of the command", nil, []string{"echo", "-n", "--user", "-t"}, "--user -t", 0},
 		{"exit status", nil, []string{"sh", "-c", "exit 42"}, "", 42},

@@ -164,10 +164,7 @@ func setScheduling(p *specs.Process) error {
 			return err
 		}
 		const whoProcess = 1
-		_, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, 0, uintptr(prio))
-		// Without a block layer there is none: the host reads and writes, and the
-		// process there that does has the priority.
-		if errno != 0 && errno != unix.ENOSYS {
+		if _, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, 0, uintptr(prio)); errno != 0 {
 			return fmt.Errorf("set I/O priority: %w", errno)
 		}
 	}
