@@ -70,6 +70,17 @@ static struct tsi_sock *tsi_sock_alloc(struct socket *sock)
 	return t;
 }
 
+static bool tsi_is_echo(const struct sock *sk)
+{
+	switch (sk->sk_family) {
+	case AF_INET:
+		return sk->sk_protocol == IPPROTO_ICMP;
+	case AF_INET6:
+		return sk->sk_protocol == IPPROTO_ICMPV6;
+	}
+	return false;
+}
+
 /* Called for every new socket: makes it one of ours if it is of our kind. */
 int tsi_adopt(struct net *net, struct socket *sock, int kern)
 {
@@ -84,15 +95,17 @@ int tsi_adopt(struct net *net, struct socket *sock, int kern)
 	else if (sock->ops == &inet6_stream_ops &&
 		 sk->sk_protocol == IPPROTO_TCP)
 		ops = &tsi_stream6_ops;
+	else if (sock->type == SOCK_RAW && tsi_is_echo(sk))
+		/* It would see the guest's own devices only. Without it
+		 * programs ask for an echo socket, which reaches further. */
+		return -EPERM;
 	else if (sock->type != SOCK_DGRAM)
 		return 0;
-	else if (sk->sk_family == AF_INET &&
-		 (sk->sk_protocol == IPPROTO_UDP ||
-		  sk->sk_protocol == IPPROTO_ICMP))
+	else if (sk->sk_protocol != IPPROTO_UDP && !tsi_is_echo(sk))
+		return 0;
+	else if (sk->sk_family == AF_INET)
 		ops = &tsi_dgram_ops;
-	else if (sk->sk_family == AF_INET6 &&
-		 (sk->sk_protocol == IPPROTO_UDP ||
-		  sk->sk_protocol == IPPROTO_ICMPV6))
+	else if (sk->sk_family == AF_INET6)
 		ops = &tsi_dgram6_ops;
 	else
 		return 0;

@@ -177,6 +177,15 @@ func TestPing(t *testing.T) {
 	if r := runv(t, nil, "run", "-b", dir, newID()); r.status != 0 {
 		t.Errorf("%+v", r)
 	}
+	// That of busybox asks for a raw socket first.
+	dir = bundle(t, []string{"busybox", "ping", "-q", "-c", "1", "-W", "20", "10.9.8.1"}, inNetns(name), func(s *specs.Spec) {
+		for _, set := range []*[]string{&s.Process.Capabilities.Bounding, &s.Process.Capabilities.Permitted, &s.Process.Capabilities.Effective} {
+			*set = append(*set, "CAP_NET_RAW")
+		}
+	})
+	if r := runv(t, nil, "run", "-b", dir, newID()); r.status != 0 {
+		t.Errorf("busybox: %+v", r)
+	}
 }
 
 // ping sends an ICMP echo request and waits for its reply.
