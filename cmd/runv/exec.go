@@ -45,7 +45,7 @@ func execCommand(g *globals) *cli.Command {
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "do not wait: return when the process runs"},
 			&cli.StringSliceFlag{Name: "cap", Aliases: []string{"c"}, Usage: "add a `CAPABILITY`; may be given again"},
 			&cli.BoolFlag{Name: "no-new-privs", Usage: "set no_new_privs"},
-			&cli.StringFlag{Name: "apparmor", Usage: "AppArmor `PROFILE` (only unconfined: the guest kernel has no AppArmor)"},
+			&cli.StringFlag{Name: "apparmor", Usage: "AppArmor `PROFILE` (unconfined, or an engine's default one: the guest kernel has no AppArmor)"},
 			&cli.StringFlag{Name: "process-label", Usage: "SELinux `LABEL` (refused: the guest kernel has no SELinux)"},
 			&cli.StringFlag{Name: "cgroup", Usage: "run in the cgroup `PATH`, which is below the container's own in the guest, or that (/)"},
 			preserveFDsFlag(),

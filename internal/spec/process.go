@@ -82,8 +82,8 @@ func (p *planner) process(at string, proc *specs.Process) {
 	}
 	p.rlimits(at, proc.Rlimits)
 	p.capabilities(at, proc.Capabilities)
-	if proc.ApparmorProfile != "" && proc.ApparmorProfile != "unconfined" {
-		p.refuse(at+".apparmorProfile", "the guest kernel has no AppArmor")
+	if !heldByVM(proc.ApparmorProfile) {
+		p.refuse(at+".apparmorProfile", "%q: the guest kernel has no AppArmor, and the VM holds only what an engine's default profile does (use unconfined)", proc.ApparmorProfile)
 	}
 	if proc.SelinuxLabel != "" {
 		p.refuse(at+".selinuxLabel", "the guest kernel has no SELinux (with podman: --security-opt label=disable)")
@@ -93,6 +93,19 @@ func (p *planner) process(at string, proc *specs.Process) {
 		p.set(at+".execCPUAffinity.final", affinity.Final)
 	}
 	p.scheduling(at, proc)
+}
+
+// heldByVM reports whether nothing is lost without an AppArmor profile: those
+// that engines give every container on a host with AppArmor keep the host's
+// mounts, /proc and /sys from it, none of which is there in a VM.
+func heldByVM(profile string) bool {
+	switch profile {
+	case "", "unconfined", "docker-default", "nerdctl-default", "cri-containerd.apparmor.d", "crio-default":
+		return true
+	}
+	// podman's and buildah's has the version of their library in its name.
+	version, ok := strings.CutPrefix(profile, "containers-default-")
+	return ok && strings.Trim(version, "0123456789.") == "" && version != ""
 }
 
 func (p *planner) rlimits(at string, limits []specs.POSIXRlimit) {

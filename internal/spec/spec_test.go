@@ -122,6 +122,7 @@ func TestRefused(t *testing.T) {
 		}, "set twice"},
 		{"rlimit soft", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Soft: 2, Hard: 1}} }, "above the hard"},
 		{"apparmor", func(s *specs.Spec) { s.Process.ApparmorProfile = "x" }, "AppArmor"},
+		{"apparmor, like a default", func(s *specs.Spec) { s.Process.ApparmorProfile = "containers-default-mine" }, "AppArmor"},
 		{"selinux", func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }, "SELinux"},
 		{"scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} }, "not a scheduling policy"},
 		{"affinity", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "3-1"} }, "process.execCPUAffinity.initial"},
@@ -268,6 +269,16 @@ func device(d specs.LinuxDevice) func(*specs.Spec) {
 
 func annotation(name, value string) func(*specs.Spec) {
 	return func(s *specs.Spec) { s.Annotations = map[string]string{name: value} }
+}
+
+func TestDefaultAppArmorProfiles(t *testing.T) {
+	for _, profile := range []string{"unconfined", "docker-default", "containers-default-0.50.1", "cri-containerd.apparmor.d", "crio-default", "nerdctl-default"} {
+		s := minimal()
+		s.Process.ApparmorProfile = profile
+		if _, err := New(s, "/bundle", host); err != nil {
+			t.Errorf("%s: %v", profile, err)
+		}
+	}
 }
 
 func TestAllProblemsAtOnce(t *testing.T) {
