@@ -40,14 +40,15 @@ int tsi_addr_get(struct tsi_addr *a, struct sock *sk, const struct sockaddr *sa,
 			return -EINVAL;
 		if (sin->sin_family != AF_INET)
 			return -EAFNOSUPPORT;
-		tsi_addr_set4(a, sin->sin_addr.s_addr, sin->sin_port);
+		tsi_addr_set4(a, sin->sin_addr.s_addr,
+			      tsi_is_raw(sk) ? 0 : sin->sin_port);
 		return 0;
 	}
 	if (len < SIN6_LEN_RFC2133)
 		return -EINVAL;
 	if (sin6->sin6_family != AF_INET6)
 		return -EAFNOSUPPORT;
-	tsi_addr_any(a, AF_INET6, ntohs(sin6->sin6_port));
+	tsi_addr_any(a, AF_INET6, tsi_is_raw(sk) ? 0 : ntohs(sin6->sin6_port));
 	memcpy(a->addr, &sin6->sin6_addr, sizeof(a->addr));
 	a->flowinfo = cpu_to_le32(ntohl(sin6->sin6_flowinfo));
 	if (len >= (int)sizeof(*sin6))

@@ -243,7 +243,8 @@ int tsi_send_first(struct tsi_sock *t, struct tsi_conn *c, u16 op, u32 value,
 {
 	struct tsi_socket_body sb = {
 		.family = cpu_to_le16(t->sk->sk_family),
-		.type = cpu_to_le16(t->sk->sk_type),
+		.type = cpu_to_le16(tsi_is_raw(t->sk) ? SOCK_DGRAM :
+							t->sk->sk_type),
 	};
 	size_t total = 2 * sizeof(struct tsi_hdr) + sizeof(sb) + len;
 	u8 ob[sizeof(struct tsi_opt_body) + TSI_OPT_MAX];

@@ -36,7 +36,7 @@ static int tsi_dgram_up(struct tsi_sock *t)
 	if (t->bound)
 		a = t->want;
 	else
-		tsi_addr_any(&a, sk->sk_family, inet_sk(sk)->inet_num);
+		tsi_addr_any(&a, sk->sk_family, tsi_num(sk));
 	err = tsi_bind_host(t, &a);
 	if (err == -EADDRINUSE && !t->bound) {
 		/* The guest has the port, but for itself. */
@@ -351,6 +351,8 @@ int tsi_dgram_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)
 		return -EOPNOTSUPP;
 	if (!tsi_is_udp(sk) && len < sizeof(struct icmphdr))
 		return -EINVAL;
+	if (tsi_is_raw(sk) && inet_test_bit(HDRINCL, sk))
+		return -EOPNOTSUPP;
 	if (msg->msg_name) {
 		err = tsi_dgram_dest(sk, msg, &to);
 		if (err)
@@ -394,6 +396,9 @@ int tsi_dgram_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)
 	err = msg->msg_controllen ? tsi_dgram_cmsgs(sk, msg, d) : 0;
 	if (!err && !copy_from_iter_full(d + 1, len, &msg->msg_iter))
 		err = -EFAULT;
+	if (!err && tsi_is_raw(sk)) /* the host's socket has one of its own */
+		WRITE_ONCE(t->echo_id,
+			   ((struct icmphdr *)(d + 1))->un.echo.id);
 	if (!err)
 		err = tsi_dgram_xmit(t, c, d, sizeof(*d) + len,
 				     tsi_dgram_confirm(t, &to),

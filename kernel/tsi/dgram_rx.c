@@ -5,9 +5,12 @@
  */
 #include <linux/errqueue.h>
 #include <linux/filter.h>
+#include <linux/icmp.h>
+#include <linux/icmpv6.h>
 #include <linux/inetdevice.h>
 #include <linux/slab.h>
 #include <net/addrconf.h>
+#include <net/checksum.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
 #include <net/udp.h>
@@ -71,7 +74,10 @@ static void tsi_header4(struct sock *sk, struct sk_buff *skb,
 		info->ipi_ifindex = tsi_ifindex4(daddr);
 		info->ipi_spec_dst.s_addr = daddr;
 	}
-	__skb_pull(skb, sizeof(*h));
+	if (tsi_is_raw(sk))
+		ip_send_check(h); /* part of what is received */
+	else
+		__skb_pull(skb, sizeof(*h));
 }
 
 static void tsi_header6(struct sock *sk, struct sk_buff *skb,
@@ -96,11 +102,24 @@ static void tsi_header6(struct sock *sk, struct sk_buff *skb,
 	__skb_pull(skb, sizeof(*h));
 }
 
+/* Gives an echo reply the identifier that the program's request had. */
+static void tsi_echo_id(struct sk_buff *skb, __be16 id)
+{
+	struct icmphdr *h = (struct icmphdr *)skb->data;
+
+	if (skb->len < sizeof(*h) ||
+	    (h->type != ICMP_ECHOREPLY && h->type != ICMPV6_ECHO_REPLY))
+		return;
+	csum_replace2(&h->checksum, h->un.echo.id, id);
+	h->un.echo.id = id;
+}
+
 /* Makes the payload in skb a packet and queues it; takes the skb. */
-static void tsi_queue(struct sock *sk, struct sk_buff *skb,
+static void tsi_queue(struct tsi_sock *t, struct sk_buff *skb,
 		      const struct tsi_data_msg *d)
 {
 	enum skb_drop_reason reason;
+	struct sock *sk = t->sk;
 	__be32 saddr, daddr = 0;
 	struct udphdr *uh;
 	int err;
@@ -113,6 +132,8 @@ static void tsi_queue(struct sock *sk, struct sk_buff *skb,
 		uh->dest = htons(le16_to_cpu(d->local.port));
 		uh->len = htons(min_t(u32, skb->len, 0xffff));
 		uh->check = 0;
+	} else if (tsi_is_raw(sk)) {
+		tsi_echo_id(skb, READ_ONCE(t->echo_id));
 	}
 	skb_reset_transport_header(skb);
 	if (tsi_addr_v4(&d->remote, &saddr)) {
@@ -176,7 +197,7 @@ static bool tsi_data(struct tsi_sock *t, struct tsi_conn *c, size_t n)
 	if ((t->sk->sk_shutdown & RCV_SHUTDOWN) || READ_ONCE(t->nlinked))
 		kfree_skb(skb);
 	else
-		tsi_queue(t->sk, skb, &d);
+		tsi_queue(t, skb, &d);
 	return true;
 }
 

@@ -136,7 +136,7 @@ int tsi_bind(struct socket *sock, struct sockaddr *addr, int len)
 	mutex_lock(&t->lock);
 	err = -EINVAL;
 	if (t->state != TSI_NEW || sk->sk_state != TCP_CLOSE || t->hbound ||
-	    inet_sk(sk)->inet_num)
+	    tsi_num(sk))
 		goto out;
 	err = tsi_bind_host(t, &a);
 	/*

@@ -95,11 +95,8 @@ int tsi_adopt(struct net *net, struct socket *sock, int kern)
 	else if (sock->ops == &inet6_stream_ops &&
 		 sk->sk_protocol == IPPROTO_TCP)
 		ops = &tsi_stream6_ops;
-	else if (sock->type == SOCK_RAW && tsi_is_echo(sk))
-		/* It would see the guest's own devices only. Without it
-		 * programs ask for an echo socket, which reaches further. */
-		return -EPERM;
-	else if (sock->type != SOCK_DGRAM)
+	else if (sock->type != SOCK_DGRAM &&
+		 !(tsi_is_raw(sk) && tsi_is_echo(sk)))
 		return 0;
 	else if (sk->sk_protocol != IPPROTO_UDP && !tsi_is_echo(sk))
 		return 0;

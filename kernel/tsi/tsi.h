@@ -18,6 +18,7 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <net/af_vsock.h>
+#include <net/inet_sock.h>
 #include <net/sock.h>
 
 #include "hook.h"
@@ -108,6 +109,7 @@ struct tsi_sock {
 	bool			nlinked;/* datagrams: has a native peer */
 	bool			throttled;/* datagrams: receive queue is full */
 	bool			proven;	/* datagrams: one was sent without an error */
+	__be16			echo_id;/* raw: of the last request */
 	struct tsi_addr		local;
 	struct tsi_addr		peer;
 	struct tsi_addr		want;	/* address of bind(2) */
@@ -135,6 +137,21 @@ static inline bool tsi_is_stream(const struct tsi_sock *t)
 static inline bool tsi_is_udp(const struct sock *sk)
 {
 	return sk->sk_protocol == IPPROTO_UDP;
+}
+
+/*
+ * A raw socket of ICMP or ICMPv6 is an echo socket on the host, which is what
+ * ping wants one for.
+ */
+static inline bool tsi_is_raw(const struct sock *sk)
+{
+	return sk->sk_type == SOCK_RAW;
+}
+
+/* The native socket's port; that of a raw one is its protocol. */
+static inline u16 tsi_num(const struct sock *sk)
+{
+	return tsi_is_raw(sk) ? 0 : inet_sk(sk)->inet_num;
 }
 
 /* main.c */

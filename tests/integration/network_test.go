@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -165,32 +167,56 @@ func TestNetworkSysctls(t *testing.T) {
 // the program that does.
 func TestPing(t *testing.T) {
 	if os.Getenv(inGuest) != "" {
-		must(t, ping([4]byte{10, 9, 8, 1}))
+		for _, to := range []unix.Sockaddr{
+			&unix.SockaddrInet4{Addr: [4]byte{10, 9, 8, 1}},
+			&unix.SockaddrInet6{Addr: [16]byte{0: 0xfd, 1: 9, 3: 8, 15: 1}},
+			&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}},
+		} {
+			for _, kind := range []int{unix.SOCK_DGRAM, unix.SOCK_RAW} {
+				if err := ping(kind, to); err != nil {
+					t.Errorf("%v, socket type %d: %v", to, kind, err)
+				}
+			}
+		}
 		return
 	}
 	noLeaks(t)
 	name := netns(t)
 	ip(t, "-n", name, "link", "set", "outer", "netns", strconv.Itoa(os.Getpid()))
 	ip(t, "addr", "add", "10.9.8.1/24", "dev", "outer")
+	ip(t, "addr", "add", "fd09:8::1/64", "dev", "outer", "nodad")
 	ip(t, "link", "set", "outer", "up")
-	dir := bundleOfSelf(t, "TestPing", inNetns(name))
-	if r := runv(t, nil, "run", "-b", dir, newID()); r.status != 0 {
-		t.Errorf("%+v", r)
-	}
-	// That of busybox asks for a raw socket first.
-	dir = bundle(t, []string{"busybox", "ping", "-q", "-c", "1", "-W", "20", "10.9.8.1"}, inNetns(name), func(s *specs.Spec) {
+	edit := func(s *specs.Spec) {
+		inNetns(name)(s)
 		for _, set := range []*[]string{&s.Process.Capabilities.Bounding, &s.Process.Capabilities.Permitted, &s.Process.Capabilities.Effective} {
 			*set = append(*set, "CAP_NET_RAW")
 		}
-	})
-	if r := runv(t, nil, "run", "-b", dir, newID()); r.status != 0 {
-		t.Errorf("busybox: %+v", r)
+	}
+	for _, dir := range []string{
+		bundleOfSelf(t, "TestPing", edit),
+		bundle(t, []string{"busybox", "ping", "-q", "-c", "2", "-W", "20", "10.9.8.1"}, edit),
+		bundle(t, []string{"busybox", "ping6", "-q", "-c", "2", "-W", "20", "fd09:8::1"}, edit),
+	} {
+		if r := runv(t, nil, "run", "-b", dir, newID()); r.status != 0 {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 
-// ping sends an ICMP echo request and waits for its reply.
-func ping(to [4]byte) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
+// ping sends an ICMP echo request from a socket of the given type, and checks
+// the reply.
+func ping(kind int, to unix.Sockaddr) error {
+	const id, seq = 0x1234, 0x5678
+	domain, protocol := unix.AF_INET, unix.IPPROTO_ICMP
+	request, reply, header := byte(8), byte(0), 20
+	if _, ok := to.(*unix.SockaddrInet6); ok {
+		domain, protocol = unix.AF_INET6, unix.IPPROTO_ICMPV6
+		request, reply, header = 128, 129, 0
+	}
+	if kind != unix.SOCK_RAW {
+		header = 0
+	}
+	fd, err := unix.Socket(domain, kind, protocol)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
@@ -198,19 +224,60 @@ func ping(to [4]byte) error {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20}); err != nil {
 		return err
 	}
-	request := []byte{8, 0, 0, 0, 0, 0, 0, 1} // type, code, checksum, id, sequence number
-	if err := unix.Sendto(fd, request, 0, &unix.SockaddrInet4{Addr: to}); err != nil {
+	sent := []byte{request, 0, 0, 0, id >> 8, id & 0xff, seq >> 8, seq & 0xff, 'd', 'a', 't', 'a'}
+	if domain == unix.AF_INET {
+		binary.BigEndian.PutUint16(sent[2:], checksum(sent))
+	}
+	if err := unix.Sendto(fd, sent, 0, to); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
-	reply := make([]byte, 100)
-	n, err := unix.Read(fd, reply)
-	if err != nil {
-		return os.NewSyscallError("read", err)
+	for {
+		buf := make([]byte, 100)
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return os.NewSyscallError("recvfrom", err)
+		}
+		if n < header+8 {
+			return fmt.Errorf("the reply is %x", buf[:n])
+		}
+		ip, got := buf[:header], buf[header:n]
+		if got[0] == request {
+			continue // over loopback a raw socket hears itself
+		}
+		switch {
+		case got[0] != reply || got[1] != 0 || !bytes.Equal(got[6:], sent[6:]):
+			return fmt.Errorf("the reply is %x", buf[:n])
+		case kind == unix.SOCK_RAW && !bytes.Equal(got[4:6], sent[4:6]):
+			return fmt.Errorf("the reply's identifier is %x; want that of the request", got[4:6])
+		case domain == unix.AF_INET && checksum(got) != 0:
+			return fmt.Errorf("wrong checksum: %x", got)
+		case header != 0 && (ip[0] != 0x45 || ip[9] != byte(protocol) || int(binary.BigEndian.Uint16(ip[2:])) != n || checksum(ip) != 0):
+			return fmt.Errorf("the IP header is %x", ip)
+		}
+		switch a := from.(type) {
+		case *unix.SockaddrInet4:
+			if want := to.(*unix.SockaddrInet4).Addr; a.Addr != want || header != 0 && [4]byte(ip[12:]) != want {
+				return fmt.Errorf("the reply is from %v", a)
+			}
+		case *unix.SockaddrInet6:
+			if a.Addr != to.(*unix.SockaddrInet6).Addr {
+				return fmt.Errorf("the reply is from %v", a)
+			}
+		}
+		return nil
 	}
-	if n != len(request) || reply[0] != 0 || reply[7] != 1 {
-		return fmt.Errorf("the reply is %x", reply[:n])
+}
+
+// checksum is that of RFC 1071; over data that contains its own it is 0.
+func checksum(data []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(data); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(data[i:]))
 	}
-	return nil
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
 }
 
 // TestHostSysctls: what would change the host's own network is refused.
