@@ -3,9 +3,11 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -56,4 +58,21 @@ func TestTmpfsOverDirectory(t *testing.T) {
 	must(t, os.Chown(filepath.Join(dir, "rootfs/full"), 7, 7))
 	runv(t, nil, "run", "-b", dir, newID()).expect(t,
 		"/none/at/all 1777 0\n/plain 711 0\n/full 775 7\n/full:\nf\nkept\n\n/plain:\nf\nbound\nbound\nof the image\n", "", 0)
+}
+
+// TestListing: a directory of the host has the same entries in the guest, on
+// whatever file system it is, and for whatever buffer a program reads it with.
+func TestListing(t *testing.T) {
+	noLeaks(t)
+	const large = "/usr/bin"
+	entries, err := os.ReadDir(large)
+	must(t, err)
+	var want strings.Builder
+	for _, e := range entries {
+		fmt.Fprintln(&want, e.Name())
+	}
+	dir := bundle(t, []string{"sh", "-c", "busybox ls -A /mnt | LC_ALL=C busybox sort; busybox ls -A /mnt | LC_ALL=C busybox sort"}, func(s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Source: large, Options: []string{"bind", "ro"}})
+	})
+	runv(t, nil, "run", "-b", dir, newID()).expect(t, want.String()+want.String(), "", 0)
 }

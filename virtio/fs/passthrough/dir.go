@@ -18,6 +18,9 @@ const (
 	// for one request.
 	minDirents = 1 << 10
 	maxDirents = 64 << 10
+
+	// maxAhead bounds what is kept for later requests, of all directories.
+	maxAhead = 1 << 20
 )
 
 var direntBuffers = sync.Pool{New: func() any { b := make([]byte, maxDirents); return &b }}
@@ -67,7 +70,7 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 }
 
 // readDir calls add for the entries at in.Offset until it returns false.
-func (f *FS) readDir(in *fuse.ReadIn, size int, add func(*inode, fuse.DirEntry) bool) fuse.Status {
+func (f *FS) readDir(in *fuse.ReadIn, chunk int, add func(*inode, fuse.DirEntry) bool) fuse.Status {
 	h, err := f.handles.get(in.Fh, in.NodeId, true)
 	if err != nil {
 		return status(err)
@@ -78,54 +81,100 @@ func (f *FS) readDir(in *fuse.ReadIn, size int, add func(*inode, fuse.DirEntry) 
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if off := int64(in.Offset); off != h.pos || off == 0 {
-		if _, err := unix.Seek(h.fd, off, unix.SEEK_SET); err != nil {
-			return status(err)
-		}
-		h.pos = off
+	if err := h.seek(int64(in.Offset)); err != nil {
+		return status(err)
 	}
 	pooled := direntBuffers.Get().(*[]byte)
 	defer direntBuffers.Put(pooled)
-	buf := (*pooled)[:size]
+	buf := *pooled
+	have := copy(buf, h.ahead)
+	defer func() { h.keep(f, buf[:have]) }()
 	device := f.mounts.index(h.node.key.dev)
-	added := false
-	for {
-		var n int
-		err := retry(func() (err error) {
-			n, err = unix.Getdents(h.fd, buf)
-			return err
-		})
-		if err != nil || n == 0 {
-			if added {
-				err = nil
-			}
-			return status(err)
-		}
-		for rest := buf[:n]; len(rest) > 0; {
-			e, reclen, ok := parseDirent(rest)
-			if !ok {
-				return fuse.EIO
-			}
-			rest = rest[reclen:]
-			if e.Name == ".." && h.node == f.inodes.root {
-				// What is above the share is nobody's business.
-				e.Ino = h.node.key.ino
-			}
-			e.Ino = mapIno(device, e.Ino)
-			next := int64(e.Off)
-			if !add(h.node, e) {
-				// The kernel is further on than the client.
-				if _, err := unix.Seek(h.fd, h.pos, unix.SEEK_SET); err != nil {
-					h.pos = -1
+	for next := 0; ; {
+		if next == have {
+			n, err := h.read(buf[have:min(have+chunk, len(buf))])
+			if err != nil || n == 0 {
+				if next > 0 {
+					err = nil
 				}
-				if !added {
-					return fuse.EINVAL
-				}
-				return fuse.OK
+				return status(err)
 			}
-			h.pos = next
-			added = true
+			have += n
 		}
+		e, reclen, ok := parseDirent(buf[next:have])
+		if !ok {
+			return fuse.EIO
+		}
+		if e.Name == ".." && h.node == f.inodes.root {
+			// What is above the share is nobody's business.
+			e.Ino = h.node.key.ino
+		}
+		e.Ino = mapIno(device, e.Ino)
+		if !add(h.node, e) {
+			if next == 0 {
+				return fuse.EINVAL
+			}
+			return fuse.OK
+		}
+		next += reclen
+	}
+}
+
+// seek makes ahead the entries at the given position, as far as they have been
+// read already. Only then the directory has to seek, which not every file
+// system does well: 9p forgets what it has read ahead itself.
+func (h *handle) seek(pos int64) error {
+	for rest, at := h.ahead, h.aheadAt; pos != 0; {
+		if at == pos {
+			h.ahead, h.aheadAt = rest, pos
+			return nil
+		}
+		e, reclen, ok := parseDirent(rest)
+		if !ok {
+			break
+		}
+		rest, at = rest[reclen:], int64(e.Off)
+	}
+	h.ahead, h.aheadAt = nil, pos
+	if pos == h.pos && pos != 0 {
+		return nil
+	}
+	if _, err := unix.Seek(h.fd, pos, unix.SEEK_SET); err != nil {
+		h.pos = -1
+		return err
+	}
+	h.pos = pos
+	return nil
+}
+
+// read gets the next entries of the directory.
+func (h *handle) read(buf []byte) (n int, err error) {
+	err = retry(func() (err error) {
+		n, err = unix.Getdents(h.fd, buf)
+		return err
+	})
+	for rest := buf[:max(n, 0)]; len(rest) > 0; {
+		e, reclen, ok := parseDirent(rest)
+		if !ok {
+			break
+		}
+		h.pos = int64(e.Off)
+		rest = rest[reclen:]
+	}
+	return n, err
+}
+
+// keep makes entries what is ahead of the position of the request: the client
+// asks again for what it had no room for. Where all directories together have
+// too much, the next request seeks.
+func (h *handle) keep(f *FS, entries []byte) {
+	h.ahead = nil
+	if f.ahead.Add(int64(len(entries)-h.kept)) <= maxAhead {
+		h.kept = len(entries)
+		h.ahead = bytes.Clone(entries)
+	} else {
+		f.ahead.Add(-int64(len(entries)))
+		h.kept = 0
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -108,6 +109,7 @@ type FS struct {
 
 	inodes  *inodeTable
 	handles *handleTable
+	ahead   atomic.Int64 // bytes of entries that directories have read ahead
 	mounts  *deviceTable
 	xattrs  xattrCalls
 

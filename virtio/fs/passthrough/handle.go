@@ -17,9 +17,12 @@ type handle struct {
 	// have errors to tell only then.
 	flush bool
 
-	// mu orders reads of a directory, whose position is that of fd.
-	mu  sync.Mutex
-	pos int64
+	// mu orders reads of a directory. ahead are the entries from aheadAt, the
+	// position of the last request, to pos, which is that of fd.
+	mu           sync.Mutex
+	pos, aheadAt int64
+	ahead        []byte
+	kept         int // of FS.ahead
 
 	// Guarded by handleTable.mu.
 	refs     int
@@ -128,6 +131,7 @@ func (t *handleTable) clear(f *FS) {
 }
 
 func (h *handle) close(f *FS) {
+	f.ahead.Add(-int64(h.kept))
 	unix.Close(h.fd)
 	f.inodes.put(h.node)
 }
