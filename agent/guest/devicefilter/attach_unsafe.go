@@ -63,7 +63,10 @@ func load(code []instruction) (int, error) {
 		if log != nil {
 			attr.logLevel, attr.logSize, attr.logBuffer = 1, uint32(len(log)), uint64(uintptr(unsafe.Pointer(&log[0])))
 		}
-		fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		fd, errno := uninterrupted(func() (uintptr, unix.Errno) {
+			fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+			return fd, errno
+		})
 		runtime.KeepAlive(code)
 		runtime.KeepAlive(license)
 		runtime.KeepAlive(log)
@@ -77,4 +80,15 @@ func load(code []instruction) (int, error) {
 		}
 		log = make([]byte, 64<<10) // once more, to hear what the verifier says
 	}
+}
+
+// uninterrupted repeats a call while signals end it: the verifier gives up when
+// there is one for the thread, such as those of Go's scheduler.
+func uninterrupted(call func() (uintptr, unix.Errno)) (fd uintptr, errno unix.Errno) {
+	for range 1000 {
+		if fd, errno = call(); errno != unix.EAGAIN && errno != unix.EINTR {
+			break
+		}
+	}
+	return fd, errno
 }

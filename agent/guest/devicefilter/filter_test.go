@@ -143,3 +143,29 @@ func TestLoad(t *testing.T) {
 		t.Error("a program without a result was loaded")
 	}
 }
+
+func TestUninterrupted(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		failures int
+		errno    unix.Errno
+		want     unix.Errno
+		calls    int
+	}{
+		{"at once", 0, 0, 0, 1},
+		{"signals", 7, unix.EAGAIN, 0, 8},
+		{"an error", 1, unix.EPERM, unix.EPERM, 1},
+		{"signals without end", 1 << 30, unix.EAGAIN, unix.EAGAIN, 1000},
+	} {
+		calls := 0
+		fd, errno := uninterrupted(func() (uintptr, unix.Errno) {
+			if calls++; calls <= c.failures {
+				return 0, c.errno
+			}
+			return 5, 0
+		})
+		if errno != c.want || calls != c.calls || errno == 0 && fd != 5 {
+			t.Errorf("%s: %d, %v after %d calls", c.name, fd, errno, calls)
+		}
+	}
+}
