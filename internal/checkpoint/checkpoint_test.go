@@ -103,7 +103,7 @@ func TestSave(t *testing.T) {
 			if err != nil || len(warnings) != len(tc.answer.Warnings) {
 				t.Fatalf("%v, %v", warnings, err)
 			}
-			for _, name := range []string{stateName, memoryName} {
+			for _, name := range []string{stateName, memoryName, markerName} {
 				info, err := os.Stat(filepath.Join(dir, name))
 				if err != nil || info.Mode() != 0o600 {
 					t.Errorf("%s: %v, %v", name, info, err)

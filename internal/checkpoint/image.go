@@ -30,6 +30,10 @@ import (
 const (
 	stateName  = "runv.state"
 	memoryName = "runv.memory"
+
+	// markerName is CRIU's: without it podman takes a directory for one of a
+	// checkpoint that failed. Nothing here reads it.
+	markerName = "inventory.img"
 )
 
 // label is what an image says of itself.

@@ -80,6 +80,9 @@ func Save(conn net.Conn, dir string, end bool) (warnings []string, err error) {
 	if err := os.Rename(memory.Name(), filepath.Join(dir, memoryName)); err != nil {
 		return nil, err
 	}
+	if err := mark(dir); err != nil {
+		return nil, err
+	}
 	if err := os.Rename(state.Name(), filepath.Join(dir, stateName)); err != nil {
 		return nil, err
 	}
@@ -93,6 +96,15 @@ func Save(conn net.Conn, dir string, end bool) (warnings []string, err error) {
 		return nil, fmt.Errorf("agent.sock: %w", err)
 	}
 	return a.Warnings, nil
+}
+
+func mark(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, markerName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "This checkpoint is runv's: %s and %s.\n", stateName, memoryName)
+	return errors.Join(err, f.Close())
 }
 
 // discard removes a file unless it was renamed.

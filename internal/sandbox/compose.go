@@ -42,12 +42,13 @@ type Root struct {
 //
 // Destinations are resolved inside the root, so that no symbolic link of the
 // root file system leads out of it. It may be called once, by a process that
-// Start started.
-func Compose(p *spec.Plan) (*Root, error) {
-	return compose(p, inheritedUserNamespaces(p.Binds))
+// Start started. With restored the guest has its mounts already, from a
+// checkpoint: their mount points, which it does not make again, are made.
+func Compose(p *spec.Plan, restored bool) (*Root, error) {
+	return compose(p, restored, inheritedUserNamespaces(p.Binds))
 }
 
-func compose(p *spec.Plan, mappings []*os.File) (*Root, error) {
+func compose(p *spec.Plan, restored bool, mappings []*os.File) (*Root, error) {
 	defer closeAll(mappings)
 	// Unmounts on the host reach this namespace, and nothing goes back.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
@@ -58,15 +59,15 @@ func compose(p *spec.Plan, mappings []*os.File) (*Root, error) {
 		return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
 	}
 	r.mappings = mappings
-	if err := r.compose(p); err != nil {
+	if err := r.compose(p, restored); err != nil {
 		r.Dir.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *Root) compose(p *spec.Plan) error {
-	covered, err := r.prepareGuestMounts(p)
+func (r *Root) compose(p *spec.Plan, restored bool) error {
+	covered, err := r.prepareGuestMounts(p, restored)
 	if err != nil {
 		return err
 	}
@@ -125,12 +126,13 @@ func bindRoot(p *spec.Plan) (*Root, error) {
 }
 
 // prepareGuestMounts makes the mount points of the file systems that the guest
-// mounts by itself, where the guest cannot: in a read-only root. Where a bind
+// mounts by itself, where the guest cannot: in a read-only root, or when it has
+// mounted them before. Where a bind
 // mount comes to lie below one of them, a small tmpfs takes its place, so that
 // the bind's mount point is not left behind in the root file system. These
 // tmpfs are returned. What the guest does not see because of all that, it is
 // told by options of the mount.
-func (r *Root) prepareGuestMounts(p *spec.Plan) ([]*os.File, error) {
+func (r *Root) prepareGuestMounts(p *spec.Plan, restored bool) ([]*os.File, error) {
 	var covered []*os.File
 	for i, m := range p.Spec.Mounts {
 		if isPlannedBind(p, i) {
@@ -140,7 +142,7 @@ func (r *Root) prepareGuestMounts(p *spec.Plan) ([]*os.File, error) {
 		for _, b := range p.Binds {
 			below = below || strings.HasPrefix(b.Destination, path.Clean(m.Destination)+"/")
 		}
-		if !below && !p.RootfsReadonly {
+		if !below && !p.RootfsReadonly && !restored {
 			continue
 		}
 		if under(p.Spec.Mounts[:i], m.Destination, p) {

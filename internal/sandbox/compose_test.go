@@ -105,7 +105,7 @@ func TestComposeAndEnter(t *testing.T) {
 		bindOf(hosts, "/top"),
 	)
 	inMountNamespace(t, func() error {
-		r, err := Compose(p)
+		r, err := Compose(p, false)
 		if err != nil {
 			return err
 		}
@@ -223,7 +223,7 @@ func TestTmpfsOverDirectory(t *testing.T) {
 			}
 			p := planOf(t, rootfs, tt.readonly, mounts...)
 			inMountNamespace(t, func() error {
-				r, err := Compose(p)
+				r, err := Compose(p, false)
 				if err != nil {
 					return err
 				}
@@ -269,7 +269,7 @@ func TestComposeInherits(t *testing.T) {
 	inMountNamespace(t, func() error {
 		must(t, unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
 		must(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NODEV|unix.MS_NODIRATIME, ""))
-		r, err := Compose(p)
+		r, err := Compose(p, false)
 		if err != nil {
 			return err
 		}
@@ -302,7 +302,7 @@ func TestComposeErrors(t *testing.T) {
 	} {
 		p := planOf(t, rootfs, false, c.mount)
 		inMountNamespace(t, func() error {
-			_, err := Compose(p)
+			_, err := Compose(p, false)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "mounts[0]") {
 				t.Errorf("%s: %v; want %q", c.name, err, c.want)
 			}
@@ -311,7 +311,7 @@ func TestComposeErrors(t *testing.T) {
 	}
 	p := planOf(t, filepath.Join(rootfs, "missing"), false)
 	inMountNamespace(t, func() error {
-		if _, err := Compose(p); err == nil || !strings.Contains(err.Error(), "missing: open_tree: no such file") {
+		if _, err := Compose(p, false); err == nil || !strings.Contains(err.Error(), "missing: open_tree: no such file") {
 			t.Errorf("missing root: %v", err)
 		}
 		return nil

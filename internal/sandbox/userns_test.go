@@ -43,7 +43,7 @@ func TestComposeIDMap(t *testing.T) {
 		t.Fatalf("%d user namespaces; want 2", len(namespaces))
 	}
 	inMountNamespace(t, func() error {
-		r, err := compose(p, namespaces)
+		r, err := compose(p, false, namespaces)
 		if err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func TestComposeIDMapRefused(t *testing.T) {
 	namespaces, err := userNamespaces(p.Binds)
 	must(t, err)
 	inMountNamespace(t, func() error {
-		_, err := compose(p, namespaces)
+		_, err := compose(p, false, namespaces)
 		if err == nil || !strings.Contains(err.Error(), "cannot be id-mapped") || !strings.Contains(err.Error(), "mounts[0]") {
 			t.Errorf("%v; want the mount and that it cannot be id-mapped", err)
 		}

@@ -113,7 +113,7 @@ func (p *process) assemble(ctx context.Context) (*machine, error) {
 		return nil, err
 	}
 	defer source.Close()
-	root, err := sandbox.Compose(plan)
+	root, err := sandbox.Compose(plan, source.image != nil)
 	if err != nil {
 		return nil, err
 	}
