@@ -101,6 +101,12 @@ func TestMirror(t *testing.T) {
 	name := netns(t)
 	dir := bundle(t, []string{"sh", "-c", `read go; ` + shown + `; echo end; read go; ` + shown + `; echo end; read go`}, inNetns(name))
 	b := inBackground(t, "run", "-b", dir, newID())
+	// The guest does not show that the namespace still looks for duplicates.
+	for end := time.Now().Add(time.Minute); ip(t, "-n", name, "-6", "addr", "show", "tentative") != ""; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("addresses stay tentative")
+		}
+	}
 	look := func() string {
 		_, err := fmt.Fprintln(b.in)
 		must(t, err)
