@@ -41,7 +41,7 @@ try() {
   {
     printf '%s ' "$status"
     tr '\n\r\t|' '; ,/' <"$work/stdout" | cut -c1-200
-  } | sed -E "s#$runtime#RUNTIME#g; s/[0-9a-f]{64}/ID/" >"$out/$name"
+  } | sed -E "s#$runtime#RUNTIME#g; s/[0-9a-f]{64}/ID/; s/Up [0-9a-z ]+ ago/Up/" >"$out/$name"
   tail -n 2 "$work/stderr" >"$out/$name.stderr"
   echo "$name" >>"$out/order"
 }
