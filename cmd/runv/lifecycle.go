@@ -199,6 +199,9 @@ func (cr *creation) launch(kvm *os.File) error {
 		Machine:     cr.plan.Machine,
 		Limits:      spec.Limits(cr.plan.Spec.Linux.Resources),
 	}
+	if !cr.plan.Cgroup.Systemd {
+		cr.container.State.CgroupPlanned = path
+	}
 	if err := cr.container.Save(); err != nil {
 		return err
 	}
@@ -467,6 +470,9 @@ func (g *globals) destroy(c *container.Container) error {
 	err := sandbox.StopScope(c.State.Unit)
 	if err == nil {
 		err = sandbox.RemoveCgroup(c.State.Cgroup)
+	}
+	if err == nil && c.State.Cgroup == "" {
+		err = sandbox.DropCgroup(c.State.CgroupPlanned)
 	}
 	if err != nil {
 		return errors.Join(err, c.Unlock())

@@ -72,6 +72,9 @@ type State struct {
 	// Cgroup is the absolute path of the container's cgroup directory, empty if
 	// it has none.
 	Cgroup string `json:"cgroup,omitempty"`
+	// CgroupPlanned is where the cgroup was about to be made. While Cgroup is
+	// empty nobody knows whether it was, and whose it is: see sandbox.DropCgroup.
+	CgroupPlanned string `json:"cgroupPlanned,omitempty"`
 	// Unit is the systemd unit whose cgroup it is; empty: none.
 	Unit string `json:"unit,omitempty"`
 

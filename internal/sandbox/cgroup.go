@@ -201,3 +201,17 @@ func RemoveCgroup(path string) error {
 		time.Sleep(min(delay, 50*time.Millisecond))
 	}
 }
+
+// DropCgroup removes the cgroup at path if there is nothing in it: a runtime that
+// was killed may have made it, and not come to say so.
+func DropCgroup(path string) error {
+	if path == "" {
+		return nil
+	}
+	switch err := unix.Rmdir(path); err {
+	case nil, unix.ENOENT, unix.EBUSY, unix.ENOTEMPTY:
+		return nil
+	default:
+		return &fs.PathError{Op: "remove cgroup", Path: path, Err: err}
+	}
+}
