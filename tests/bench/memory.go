@@ -70,7 +70,7 @@ type idleContainers struct {
 func (c *idleContainers) String() string { return c.name }
 
 func (c *idleContainers) start(ctx context.Context, i int) error {
-	id := fmt.Sprintf("idle-%d", i)
+	id := fmt.Sprintf("idle-%03d", i)
 	if _, err := c.command(ctx, "create", "--bundle", c.bundle, id); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (c *idleContainers) start(ctx context.Context, i int) error {
 }
 
 func (c *idleContainers) stop(ctx context.Context, count int) error {
-	return atOnce(count, goruntime.NumCPU(), func(i int) error { return c.remove(ctx, fmt.Sprintf("idle-%d", i)) })
+	return atOnce(count, goruntime.NumCPU(), func(i int) error { return c.remove(ctx, fmt.Sprintf("idle-%03d", i)) })
 }
 
 // idling measures one program with each of the counts.
