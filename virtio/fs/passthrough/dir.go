@@ -121,19 +121,19 @@ func (f *FS) readDir(in *fuse.ReadIn, chunk int, add func(*inode, fuse.DirEntry)
 }
 
 // seek makes ahead the entries at the given position, as far as they have been
-// read already. Only then the directory has to seek, which not every file
-// system does well: 9p forgets what it has read ahead itself.
+// read already. The directory itself seeks only if they have not, as not every
+// file system does that well: 9p forgets what it has read ahead.
 func (h *handle) seek(pos int64) error {
 	for rest, at := h.ahead, h.aheadAt; pos != 0; {
 		if at == pos {
 			h.ahead, h.aheadAt = rest, pos
 			return nil
 		}
-		e, reclen, ok := parseDirent(rest)
+		next, reclen, ok := parseDirentHeader(rest)
 		if !ok {
 			break
 		}
-		rest, at = rest[reclen:], int64(e.Off)
+		rest, at = rest[reclen:], next
 	}
 	h.ahead, h.aheadAt = nil, pos
 	if pos == h.pos && pos != 0 {
@@ -154,12 +154,11 @@ func (h *handle) read(buf []byte) (n int, err error) {
 		return err
 	})
 	for rest := buf[:max(n, 0)]; len(rest) > 0; {
-		e, reclen, ok := parseDirent(rest)
+		next, reclen, ok := parseDirentHeader(rest)
 		if !ok {
 			break
 		}
-		h.pos = int64(e.Off)
-		rest = rest[reclen:]
+		rest, h.pos = rest[reclen:], next
 	}
 	return n, err
 }
@@ -178,13 +177,20 @@ func (h *handle) keep(f *FS, entries []byte) {
 	}
 }
 
-// parseDirent reads one struct linux_dirent64, and tells its length.
-func parseDirent(b []byte) (e fuse.DirEntry, reclen int, ok bool) {
+// parseDirentHeader reads where the entry after a struct linux_dirent64 is, in
+// the directory and in b.
+func parseDirentHeader(b []byte) (next int64, reclen int, ok bool) {
 	if len(b) < direntHeader {
-		return e, 0, false
+		return 0, 0, false
 	}
 	reclen = int(binary.NativeEndian.Uint16(b[16:]))
-	if reclen < direntHeader || reclen > len(b) {
+	return int64(binary.NativeEndian.Uint64(b[8:])), reclen, reclen >= direntHeader && reclen <= len(b)
+}
+
+// parseDirent reads one struct linux_dirent64, and tells its length.
+func parseDirent(b []byte) (e fuse.DirEntry, reclen int, ok bool) {
+	next, reclen, ok := parseDirentHeader(b)
+	if !ok {
 		return e, 0, false
 	}
 	name := b[direntHeader:reclen]
@@ -193,7 +199,7 @@ func parseDirent(b []byte) (e fuse.DirEntry, reclen int, ok bool) {
 	}
 	return fuse.DirEntry{
 		Ino:  binary.NativeEndian.Uint64(b),
-		Off:  binary.NativeEndian.Uint64(b[8:]),
+		Off:  uint64(next),
 		Mode: uint32(b[18]) << 12,
 		Name: string(name),
 	}, reclen, true
