@@ -4,9 +4,11 @@
 #include <net/addrconf.h>
 #include <net/inet6_hashtables.h>
 #include <net/inet_hashtables.h>
+#include <net/ip6_route.h>
 #include <net/ip_fib.h>
 #include <net/ipv6.h>
 #include <net/route.h>
+#include <net/rtnetlink.h>
 #include <net/tcp.h>
 #include <net/udp.h>
 
@@ -125,6 +127,49 @@ bool tsi_addr_is_local(const struct tsi_addr *a)
 	memcpy(&in6, a->addr, sizeof(in6));
 	return ipv6_addr_any(&in6) || ipv6_addr_loopback(&in6) ||
 	       ipv6_chk_addr(&init_net, &in6, NULL, 0);
+}
+
+/*
+ * Whether the guest has made the device for itself. Those that look like the
+ * namespace's are dummies, with nothing behind them.
+ */
+static bool tsi_dev_is_own(const struct net_device *dev)
+{
+	const struct rtnl_link_ops *ops = dev->rtnl_link_ops;
+
+	return !(dev->flags & IFF_LOOPBACK) &&
+	       !(ops && !strcmp(ops->kind, "dummy"));
+}
+
+/*
+ * Whether the guest's own way to the address is a device of its own, such as a
+ * bridge with containers: the namespace outside knows nothing of it.
+ */
+bool tsi_addr_is_inside(const struct tsi_addr *a)
+{
+	struct flowi6 fl6 = {};
+	struct flowi4 fl4 = {};
+	struct dst_entry *dst;
+	struct rtable *rt;
+	bool inside;
+
+	if (tsi_addr_v4(a, &fl4.daddr)) {
+		rt = ip_route_output_key(&init_net, &fl4);
+		if (IS_ERR(rt))
+			return false;
+		inside = rt->rt_type != RTN_MULTICAST &&
+			 tsi_dev_is_own(rt->dst.dev);
+		ip_rt_put(rt);
+		return inside;
+	}
+	memcpy(&fl6.daddr, a->addr, sizeof(fl6.daddr));
+	if (ipv6_addr_is_multicast(&fl6.daddr))
+		return false;
+	fl6.flowi6_oif = le32_to_cpu(a->scope_id);
+	dst = ip6_route_output(&init_net, NULL, &fl6);
+	inside = !dst->error && tsi_dev_is_own(dst->dev);
+	dst_release(dst);
+	return inside;
 }
 
 bool tsi_addr_broadcast(const struct tsi_addr *a)

@@ -107,7 +107,8 @@ static int tsi_connect_start(struct socket *sock, struct tsi_sock *t,
 	if (sk->sk_family == AF_INET6 && ipv6_only_sock(sk) &&
 	    tsi_addr_v4(&m.a, &v4))
 		return -ENETUNREACH;
-	if (tsi_addr_is_local(&m.a) && tsi_listener_exists(sk, &m.a)) {
+	if (tsi_addr_is_local(&m.a) ? tsi_listener_exists(sk, &m.a) :
+				      tsi_addr_is_inside(&m.a)) {
 		tsi_go_native(t);
 		return 1;
 	}

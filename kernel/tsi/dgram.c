@@ -12,8 +12,9 @@
 /* Whether a datagram to the address stays in the guest. */
 static bool tsi_dgram_local(struct sock *sk, const struct tsi_addr *a)
 {
-	return tsi_addr_is_local(a) &&
-	       (!tsi_is_udp(sk) || tsi_udp_receiver_exists(sk, a));
+	if (tsi_addr_is_local(a))
+		return !tsi_is_udp(sk) || tsi_udp_receiver_exists(sk, a);
+	return tsi_addr_is_inside(a);
 }
 
 /*

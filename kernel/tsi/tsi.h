@@ -165,6 +165,7 @@ int tsi_addr_put(const struct tsi_addr *a, struct sock *sk, struct sockaddr *sa)
 bool tsi_addr_valid(const struct tsi_addr *a, bool may_be_none);
 bool tsi_addr_v4(const struct tsi_addr *a, __be32 *v4);
 bool tsi_addr_is_local(const struct tsi_addr *a);
+bool tsi_addr_is_inside(const struct tsi_addr *a);
 bool tsi_listener_exists(struct sock *sk, const struct tsi_addr *a);
 bool tsi_udp_receiver_exists(struct sock *sk, const struct tsi_addr *a);
 bool tsi_addr_broadcast(const struct tsi_addr *a);
