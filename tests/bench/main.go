@@ -41,6 +41,7 @@ type options struct {
 	work           []string
 	sockets        string  // network
 	seconds        float64 // network
+	hostKernel     string  // network
 	kernel, initrd string  // boot, memory
 }
 
@@ -99,6 +100,7 @@ func run(ctx context.Context) error {
 	})
 	flag.StringVar(&o.sockets, "sockets", "", "network: the `FILE` that tests/tsi/build made")
 	flag.Float64Var(&o.seconds, "seconds", 1, "network: `N` for each measurement")
+	flag.StringVar(&o.hostKernel, "host-kernel", "", "network: a distribution's kernel, a `FILE` whose modules are installed, for QEMU")
 	flag.StringVar(&o.kernel, "kernel", "", "boot, memory: the guest's kernel, a `FILE`, for QEMU")
 	flag.StringVar(&o.initrd, "initrd", "", "boot, memory: the guest's root, a `FILE`, for QEMU")
 	flag.Parse()

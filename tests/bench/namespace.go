@@ -18,10 +18,21 @@ const (
 	netnsPath = "/run/netns/" + netns
 	// address is where they meet.
 	address = "127.0.0.1"
+
+	// bridged is a namespace as engines make them: its eth0 is a port of a bridge
+	// that the other one has.
+	bridged        = "runv-bench-bridged"
+	bridgedPath    = "/run/netns/" + bridged
+	bridgedAddress = "10.117.0.2"
+	// bridgeAddress is that of the other namespace.
+	bridgeAddress = "10.117.0.1"
+	bridgeBits    = "24"
 )
 
 // inNetns is the namespace of a config.json.
-var inNetns = object{"type": "network", "path": netnsPath}
+var inNetns = inNamespace(netnsPath)
+
+func inNamespace(path string) object { return object{"type": "network", "path": path} }
 
 // makeNetns makes the namespace; end removes it.
 func makeNetns(ctx context.Context) (end func() error, err error) {
@@ -31,6 +42,30 @@ func makeNetns(ctx context.Context) (end func() error, err error) {
 	}
 	if err := output(ctx, "ip", "-n", netns, "link", "set", "lo", "up"); err != nil {
 		return nil, errors.Join(err, end())
+	}
+	return end, nil
+}
+
+// makeBridged makes the namespace behind a bridge; end removes it.
+func makeBridged(ctx context.Context) (end func() error, err error) {
+	end = func() error { return output(context.WithoutCancel(ctx), "ip", "netns", "del", bridged) }
+	if err := output(ctx, "ip", "netns", "add", bridged); err != nil {
+		return nil, err
+	}
+	for _, args := range [][]string{
+		{"-n", bridged, "link", "set", "lo", "up"},
+		{"-n", netns, "link", "add", "bridge0", "type", "bridge"},
+		{"-n", netns, "link", "add", "port0", "type", "veth", "peer", "name", "eth0", "netns", bridged},
+		{"-n", netns, "link", "set", "port0", "master", "bridge0", "up"},
+		{"-n", netns, "address", "add", bridgeAddress + "/" + bridgeBits, "dev", "bridge0"},
+		{"-n", netns, "link", "set", "bridge0", "up"},
+		{"-n", bridged, "address", "add", bridgedAddress + "/" + bridgeBits, "dev", "eth0"},
+		{"-n", bridged, "link", "set", "eth0", "up"},
+		{"-n", bridged, "route", "add", "default", "via", bridgeAddress},
+	} {
+		if err := output(ctx, "ip", args...); err != nil {
+			return nil, errors.Join(err, end())
+		}
 	}
 	return end, nil
 }

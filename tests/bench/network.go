@@ -13,8 +13,12 @@ import (
 // native is the name of the program outside of containers.
 const native = "native"
 
-// network measures sockets between a program and a peer in one network
-// namespace, the program natively and in containers that have this namespace.
+// place is where the program runs; it has what the program said.
+type place func(context.Context) (string, error)
+
+// network measures sockets between a program and a peer: in one network
+// namespace, the program natively and in containers that have this namespace,
+// and across a bridge.
 func network(ctx context.Context, b *bench) (err error) {
 	if b.sockets == "" {
 		return errors.New("network: want --sockets")
@@ -28,21 +32,22 @@ func network(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
+	removeBridged, err := makeBridged(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(removeBridged(), err) }()
 	end, err := startPeer(program)
 	if err != nil {
 		return err
 	}
 	defer end()
-	speed := []string{"speed", address, fmt.Sprint(b.seconds)}
-	bundle := filepath.Join(b.dir, "network")
-	if err := writeNetworkBundle(bundle, program, speed); err != nil {
+	places, err := b.places(ctx, program)
+	if err != nil {
 		return err
 	}
-	b.buildTemplates(ctx, bundle)
-	b.runtimes = append([]*runtime{{name: native, path: "ip", dir: b.dir}}, b.runtimes...)
-	b.Programs = append([]string{native}, b.Programs...)
 	return b.inTurns(ctx, b.rounds, func(ctx context.Context, r *runtime) error {
-		out, err := r.speed(ctx, bundle, append([]string{program}, speed...))
+		out, err := places[r.name](ctx)
 		for _, f := range parseFigures(out) { // as far as it got
 			b.addBeside(native, f.name, f.unit, r.name, f.value)
 		}
@@ -50,16 +55,61 @@ func network(ctx context.Context, b *bench) (err error) {
 	})
 }
 
-// speed runs the program, and has what it said.
-func (r *runtime) speed(ctx context.Context, bundle string, args []string) (string, error) {
-	if r.name != native {
+// speed is the program's command line for a peer at an address.
+func (b *bench) speed(program, address string) []string {
+	return []string{program, "speed", address, fmt.Sprint(b.seconds)}
+}
+
+// places makes those where the program runs, by the names of the runtimes, and
+// gives each of them a turn.
+func (b *bench) places(ctx context.Context, program string) (map[string]place, error) {
+	loopback, across := filepath.Join(b.dir, "network"), filepath.Join(b.dir, "network-bridged")
+	if err := writeNetworkBundle(loopback, program, inNetns, b.speed("/tsi", address)); err != nil {
+		return nil, err
+	}
+	if err := writeNetworkBundle(across, program, inNamespace(bridgedPath), b.speed("/tsi", bridgeAddress)); err != nil {
+		return nil, err
+	}
+	b.buildTemplates(ctx, loopback)
+	places := map[string]place{native: func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		args := append([]string{"netns", "exec", netns}, b.speed(program, address)...)
+		out, err := exec.CommandContext(ctx, "ip", args...).Output()
+		return string(out), err
+	}}
+	turns := []*runtime{{name: native}}
+	for _, r := range b.runtimes {
+		places[r.name] = r.in(loopback)
+		turns = append(turns, r)
+	}
+	for _, r := range b.runtimes {
+		if r.name == base || r.template {
+			name := r.name + " bridged"
+			places[name] = r.in(across)
+			turns = append(turns, &runtime{name: name})
+		}
+	}
+	machine, err := b.newPasst(ctx, program)
+	if err != nil {
+		b.fail(passtName, err)
+	} else {
+		places[passtName] = machine.run
+		turns = append(turns, &runtime{name: passtName})
+	}
+	b.runtimes, b.Programs = turns, nil
+	for _, r := range turns {
+		b.Programs = append(b.Programs, r.name)
+	}
+	return places, nil
+}
+
+// in is a container of the runtime.
+func (r *runtime) in(bundle string) place {
+	return func(ctx context.Context) (string, error) {
 		done, err := r.command(ctx, "run", "--bundle", bundle, "network")
 		return done.stdout, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", netns}, args...)...).Output()
-	return string(out), err
 }
 
 // startPeer runs the peer and waits until it listens.
@@ -83,8 +133,9 @@ func startPeer(program string) (end func(), err error) {
 	return end, nil
 }
 
-// writeNetworkBundle makes a bundle whose process is the program.
-func writeNetworkBundle(dir, program string, args []string) error {
+// writeNetworkBundle makes a bundle whose process is the program, /tsi, in a
+// network namespace.
+func writeNetworkBundle(dir, program string, network object, args []string) error {
 	for _, d := range []string{"dev", "proc", "sys"} {
 		if err := os.MkdirAll(filepath.Join(dir, "rootfs", d), 0o755); err != nil {
 			return err
@@ -93,8 +144,8 @@ func writeNetworkBundle(dir, program string, args []string) error {
 	if err := copyFile(filepath.Join(dir, "rootfs/tsi"), program, 0o755); err != nil {
 		return err
 	}
-	c := config(append([]string{"/tsi"}, args...)...)
-	spaces := append(namespaces("pid", "ipc", "uts", "mount"), inNetns)
+	c := config(args...)
+	spaces := append(namespaces("pid", "ipc", "uts", "mount"), network)
 	c["linux"] = object{"namespaces": spaces}
 	return writeConfig(dir, c)
 }

@@ -128,6 +128,22 @@ static long count_datagrams(int fd)
 	return n;
 }
 
+/* The milliseconds this machine's processors have worked: /proc/stat's first line. */
+static long cpu_time(void)
+{
+	long long user, nice, system, idle, iowait, irq, softirq;
+	FILE *stat = fopen("/proc/stat", "r");
+	int n;
+
+	if (!stat)
+		return -errno;
+	n = fscanf(stat, "cpu %lld %lld %lld %lld %lld %lld %lld", &user, &nice, &system, &idle, &iowait, &irq, &softirq);
+	fclose(stat);
+	if (n != 7)
+		return -EPROTO;
+	return (long)((user + nice + system + irq + softirq) * 1000 / sysconf(_SC_CLK_TCK));
+}
+
 /* What the peer of one control connection has. */
 struct puppet { int listener, data, udp; struct ad from; };
 
@@ -180,6 +196,7 @@ static long obey(struct puppet *p, const char *line, int control)
 		fill();
 		return SENDTO(p->udp, block, (size_t)size, 0, a);
 	case 'I': return flood(p->data);
+	case 'J': return cpu_time();
 	case 'Q': return echo(p->data);
 	case 'N': return refuse(p->listener, control);
 	case 'V': return count_datagrams(p->udp);

@@ -4,7 +4,8 @@
  *   tsi speed ADDR [SECONDS [NAME...]]
  *
  * One line a measurement: its name, a number, its unit. More is better, but for
- * a unit of time. Without a NAME, all are made.
+ * a unit of time. Without a NAME, all are made. CPU time is that of the peer's
+ * machine, whatever it went to.
  */
 #include "tsi.h"
 
@@ -71,10 +72,11 @@ static void *pump(void *arg)
 
 static void streams(const char *name, int count, bool up)
 {
+	int control = peer_control(host), i;
 	struct stream s[STREAMS];
-	double begun = now();
+	double begun, took, cpu;
 	long long bytes = 0;
-	int i;
+	char line[64];
 
 	for (i = 0; i < count; i++) {
 		s[i] = (struct stream){ .up = up };
@@ -82,6 +84,7 @@ static void streams(const char *name, int count, bool up)
 		/* Without waiting for what it comes to. */
 		must("command", write(s[i].control, up ? "E\n" : "I\n", 2) == 2);
 	}
+	cpu = (double)peer_tell(control, "J");
 	begun = now();
 	for (i = 0; i < count; i++) {
 		s[i].until = begun + seconds;
@@ -91,7 +94,12 @@ static void streams(const char *name, int count, bool up)
 		pthread_join(s[i].thread, NULL);
 		bytes += s[i].bytes;
 	}
-	report(name, (double)bytes / (now() - begun) / (1 << 20), "MiB/s");
+	took = now() - begun;
+	cpu = (double)peer_tell(control, "J") - cpu;
+	report(name, (double)bytes / took / (1 << 20), "MiB/s");
+	snprintf(line, sizeof(line), "%s, CPU time", name);
+	report(line, cpu / 1e3 / ((double)bytes / (1 << 30)), "s/GiB");
+	close(control);
 	for (i = 0; i < count; i++) {
 		close(s[i].fd);
 		close(s[i].control);
