@@ -108,6 +108,11 @@ sockets: bin/runv ## every socket call natively and in a guest, on the test host
 	@tests/deps test
 	@tests/suite sockets
 
+.PHONY: soak
+soak: bin/runv ## an hour (RUNV_TEST_MIX, in seconds) of short connections, with resets, in and out of a guest
+	@tests/deps test
+	@RUNV_TEST_MIX=$(or $(RUNV_TEST_MIX),3600) RUNV_TEST_ONLY=TestMix tests/suite sockets
+
 .PHONY: clones
 clones: bin/runv ## RUNV_TEST_CLONES (1000) clones of one template, 20 at a time, in a host of 4 GiB: no failure, nothing left
 	@tests/deps test

@@ -86,7 +86,7 @@ func TestStatsEvent(t *testing.T) {
 		{"running", "0", testFigures(), host + guest + blkio + `"vm":{"status":"running","pid":PID,` + vm +
 			`,"guest_cpu":{"usage":{"total":7000,"kernel":2000,"user":5000},"throttling":{"periods":1}},` +
 			`"network":{"sockets":0,"connections":3,"listeners":0,"datagrams":0,"connected":0,"accepted":0,"failed":0,"bytesSent":9,"bytesReceived":0,` +
-			`"datagramsSent":0,"datagramsReceived":0,"refused":0,"malformed":0,"dropped":0,"exhausted":0}}`},
+			`"datagramsSent":0,"datagramsReceived":0,"refused":0,"malformed":0,"dropped":0,"exhausted":0,"goroutines":0}}`},
 		{"paused", "1", nil, host + blkio + `"vm":{"status":"paused","pid":PID,` + vm + `}`},
 	} {
 		var out bytes.Buffer

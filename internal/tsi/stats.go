@@ -1,6 +1,9 @@
 package tsi
 
-import "sync/atomic"
+import (
+	"runtime"
+	"sync/atomic"
+)
 
 // Stats are what the server has counted since it was made, and what is open.
 type Stats struct {
@@ -22,6 +25,8 @@ type Stats struct {
 	Malformed uint64 `json:"malformed"` // messages that broke the protocol
 	Dropped   uint64 `json:"dropped"`   // options that could not be set and nobody asked
 	Exhausted uint64 `json:"exhausted"` // sockets beyond the limit
+
+	Goroutines uint64 `json:"goroutines"` // of the whole process
 }
 
 type counters struct {
@@ -48,5 +53,6 @@ func (s *Server) Stats() Stats {
 		DatagramsSent: c.datagramsSent.Load(), DatagramsReceived: c.datagramsReceived.Load(),
 		Refused: c.refused.Load(), Malformed: c.malformed.Load(),
 		Dropped: c.dropped.Load(), Exhausted: c.exhausted.Load(),
+		Goroutines: uint64(runtime.NumGoroutine()),
 	}
 }

@@ -39,6 +39,8 @@ type eventData struct {
 			VCPUs  int
 			RAM    uint64
 			Memory struct{ Usage struct{ Limit, Usage uint64 } }
+
+			Network struct{ Connections, Goroutines uint64 }
 		}
 	}
 }

@@ -6,6 +6,8 @@
  *   tsi [-4 ADDR] [-6 ADDR] [-s MS] [-l] [CASE...]
  *   tsi peer            the process outside, in the same network namespace
  *   tsi stress N        opens and closes N sockets of each kind
+ *   tsi mix OWN-PORT PEER-PORT ADDR SECONDS
+ *                       short connections of every kind, with another one
  *   tsi speed ADDR      measures connections to the peer at ADDR
  *
  * ADDR are the addresses of a device of the namespace. The first word of a
@@ -32,6 +34,7 @@ enum { CASE_SECONDS = 120 };
 int stress_main(int argc, char **argv);
 int inherited_main(int fd);
 int speed_main(int argc, char **argv);
+int mix_main(int argc, char **argv);
 
 void add_case(struct testcase *c)
 {
@@ -332,6 +335,8 @@ int main(int argc, char **argv)
 		return peer_main(argc - 1, argv + 1);
 	if (argc > 1 && strcmp(argv[1], "speed") == 0)
 		return speed_main(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "mix") == 0)
+		return mix_main(argc - 1, argv + 1);
 	if (argc > 2 && strcmp(argv[1], "inherited") == 0)
 		return inherited_main(atoi(argv[2]));
 	if (argc > 1 && strcmp(argv[1], "stress") == 0)

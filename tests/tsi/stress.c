@@ -53,27 +53,25 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* How many sockets of programs the kernel has in this network namespace. */
-static int alive(void)
+int sockets_alive(void)
 {
 	FILE *f = fopen("/proc/net/sockstat", "r");
 	int n;
 
 	if (!f || fscanf(f, "sockets: used %d", &n) != 1) {
-		perror("tsi stress: /proc/net/sockstat");
+		perror("tsi: /proc/net/sockstat");
 		exit(1);
 	}
 	fclose(f);
 	return n;
 }
 
-/* Prints what is left when what is closing has closed. */
-static void leftover(int before)
+void leftover(int before)
 {
 	long long begun = now_ms();
 	int after;
 
-	while ((after = alive()) > before && now_ms() - begun < 60000)
+	while ((after = sockets_alive()) > before && now_ms() - begun < 60000)
 		usleep(100000);
 	printf("sockets: %d left\n", after > before ? after - before : 0);
 }
@@ -96,7 +94,7 @@ int stress_main(int argc, char **argv)
 		return 1;
 	}
 	where = local_of(l);
-	before = alive();
+	before = sockets_alive();
 	for (k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
 		int opened = 0, bound = 0;
 

@@ -73,6 +73,11 @@ bool await(int fd, short events);
 /* As poll and recv, but waits first, a few seconds at most. */
 long recv_soon(int fd, void *p, size_t n, int flags);
 
+/* How many sockets of programs the kernel has in this network namespace. */
+int sockets_alive(void);
+/* Prints how many are left when what is closing has closed. */
+void leftover(int before);
+
 int set_int(int fd, int level, int name, int v);
 int get_int(int fd, int level, int name);
 int so_error(int fd);
