@@ -50,12 +50,16 @@ bin/initrd.cpio: bin/runv-agent $(GOFILES)
 bin/.runv.elf: $(GOFILES) bin/.version | bin/.deps
 	$(GOBUILD) "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)" -o $@ ./cmd/runv
 
-# The guest's kernel and root become sections that can be mapped straight from
-# the file. objcopy aligns only sections that were there when it began.
-bin/runv: bin/.runv.elf bin/vmlinux bin/initrd.cpio
+# The guest's kernel and root become sections, compressed.
+bin/.kernel.lz4: bin/vmlinux $(GOFILES)
+	@go run ./internal/assets/mkassets -o $@ $<
+
+bin/.initrd.lz4: bin/initrd.cpio $(GOFILES)
+	@go run ./internal/assets/mkassets -o $@ $<
+
+bin/runv: bin/.runv.elf bin/.kernel.lz4 bin/.initrd.lz4
 	@echo "bin/runv: adding the guest's kernel and root"
-	@objcopy --add-section .runv.kernel=bin/vmlinux --add-section .runv.initrd=bin/initrd.cpio bin/.runv.elf $@.tmp
-	@objcopy --set-section-alignment .runv.kernel=4096 --set-section-alignment .runv.initrd=4096 $@.tmp
+	@objcopy --add-section .runv.kernel=bin/.kernel.lz4 --add-section .runv.initrd=bin/.initrd.lz4 bin/.runv.elf $@.tmp
 	@mv $@.tmp $@
 
 .PHONY: demo

@@ -1,6 +1,5 @@
 // Package assets finds the guest's kernel and initial RAM disk: sections of the
-// running executable, where the build has put them page-aligned, so that they
-// can be mapped straight from the file.
+// running executable, compressed, which `make` adds to it.
 package assets
 
 import (
@@ -11,10 +10,10 @@ import (
 	"os"
 )
 
-// Sections of the executable.
+// Sections of the executable, as Pack makes them.
 const (
-	KernelSection = ".runv.kernel" // an uncompressed ELF vmlinux
-	InitrdSection = ".runv.initrd" // an uncompressed newc cpio archive
+	KernelSection = ".runv.kernel" // an ELF vmlinux
+	InitrdSection = ".runv.initrd" // a newc cpio archive
 )
 
 // ErrNoKernel says that this executable was built without a guest.
@@ -22,7 +21,7 @@ var ErrNoKernel = errors.New("no guest kernel inside this binary: build it with 
 
 // Assets are an open guest kernel and initrd.
 type Assets struct {
-	kernel, initrd *io.SectionReader
+	kernel, initrd part
 	files          []*os.File
 }
 
@@ -50,24 +49,26 @@ func (a *Assets) find(f *os.File) error {
 	}
 	for _, section := range []struct {
 		name string
-		to   **io.SectionReader
+		to   *part
 	}{{KernelSection, &a.kernel}, {InitrdSection, &a.initrd}} {
 		s := e.Section(section.name)
 		if s == nil || s.Type == elf.SHT_NOBITS || s.Size == 0 {
 			return ErrNoKernel
 		}
-		*section.to = io.NewSectionReader(f, int64(s.Offset), int64(s.FileSize))
+		*section.to = part{file: f, offset: int64(s.Offset), size: int64(s.FileSize), packed: true}
 	}
 	return nil
 }
 
-// ReplaceKernel uses the file at path instead of the kernel inside.
+// ReplaceKernel uses the file at path, an uncompressed ELF vmlinux, instead of
+// the kernel inside.
 func (a *Assets) ReplaceKernel(path string) error { return a.replace(&a.kernel, path) }
 
-// ReplaceInitrd uses the file at path instead of the initrd inside.
+// ReplaceInitrd uses the file at path, which is loaded as it is, instead of the
+// initrd inside.
 func (a *Assets) ReplaceInitrd(path string) error { return a.replace(&a.initrd, path) }
 
-func (a *Assets) replace(to **io.SectionReader, path string) error {
+func (a *Assets) replace(to *part, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -80,20 +81,21 @@ func (a *Assets) replace(to **io.SectionReader, path string) error {
 		f.Close()
 		return err
 	}
-	*to = io.NewSectionReader(f, 0, st.Size())
 	a.files = append(a.files, f)
-	return nil
+	err = to.close()
+	*to = part{file: f, size: st.Size()}
+	return err
 }
 
-// Kernel is the guest kernel. Its Outer method leads to the file and offset.
-func (a *Assets) Kernel() *io.SectionReader { return a.kernel }
+// Kernel is the guest kernel, until Close.
+func (a *Assets) Kernel() (*io.SectionReader, error) { return a.kernel.reader() }
 
-// Initrd is the initial RAM disk.
-func (a *Assets) Initrd() *io.SectionReader { return a.initrd }
+// Initrd is the initial RAM disk, until Close.
+func (a *Assets) Initrd() (*io.SectionReader, error) { return a.initrd.reader() }
 
-// Close closes the files; mappings of them stay.
+// Close closes the files and releases the memory of what was read.
 func (a *Assets) Close() error {
-	var errs []error
+	errs := []error{a.kernel.close(), a.initrd.close()}
 	for _, f := range a.files {
 		errs = append(errs, f.Close())
 	}

@@ -89,7 +89,12 @@ func (m *machine) boot(guest *assets.Assets, cfg vmm.Config) (*vmm.VM, error) {
 	if m.hello, err = m.vsock.Listen(protocol.HelloPort); err != nil {
 		return nil, err
 	}
-	cfg.Kernel, cfg.Initrd = guest.Kernel(), guest.Initrd()
+	if cfg.Kernel, err = guest.Kernel(); err != nil {
+		return nil, err
+	}
+	if cfg.Initrd, err = guest.Initrd(); err != nil {
+		return nil, err
+	}
 	return vmm.New(cfg)
 }
 

@@ -63,9 +63,9 @@ func TestMix(t *testing.T) {
 	native.Stdout, native.Stderr = &said, &said
 	must(t, native.Start())
 
-	b.out.wait(t, "mix: ") // a tenth of the time has passed
+	b.out.wait(t, "mix: with")
 	var uses []vmUse
-	tick := time.NewTicker(time.Duration(seconds) * time.Second * 8 / 10 / mixLooks)
+	tick := time.NewTicker(time.Duration(seconds) * time.Second * 9 / 10 / mixLooks)
 	defer tick.Stop()
 	for range mixLooks {
 		<-tick.C

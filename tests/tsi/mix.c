@@ -5,8 +5,8 @@
  *
  * Two of these at one address talk to each other: each serves the other on its
  * own port, and its workers connect to the other's. How a connection goes is
- * drawn by who connects, and said in its first bytes. Every tenth of the time
- * there is a line with counts, and one with what is left at the end.
+ * drawn by who connects, and said in its first bytes. After each tenth of
+ * the time there is a line with counts, and one with what is left at the end.
  */
 #include "tsi.h"
 
@@ -332,6 +332,8 @@ int mix_main(int argc, char **argv)
 	pthread_create(&t, NULL, serve_datagrams, &packet);
 	await_peer();
 	alive_before = sockets_alive();
+	printf("mix: with %s\n", show(&server));
+	fflush(stdout);
 	begun = now_ms();
 	until = begun + (long long)(seconds * 1000);
 	for (i = 0; i < WORKERS; i++)
