@@ -293,3 +293,47 @@ void main(void)
 		}
 	fail(__FILE__, __LINE__, "no such case");
 }
+
+// The second processor.
+#define TRAMPOLINE 0x50000ul
+#define APIC 0xfee00000ul
+enum { APIC_SPURIOUS = 0xf0, APIC_COMMAND = 0x300, APIC_COMMAND_HIGH = 0x310, APIC_INIT = 0x4500, APIC_STARTUP = 0x4600 };
+
+extern u8 second_begin[], second_end[], second_cr0[], second_cr3[], second_cr4[], second_far[], second_gdt[], second_gdt_at[];
+extern u8 second_start[];
+static void (*volatile second_call)(void);
+static volatile u32 second_state; // 1: it runs, 2: it has ended
+
+void second_main(void)
+{
+	second_state = 1;
+	second_call();
+	second_state = 2;
+}
+
+int second_ended(void) { return second_state == 2; }
+
+static void fill(const u8 *where, u64 v) { w32(TRAMPOLINE + (u64)(where - second_begin), (u32)v); }
+
+void second(void (*f)(void))
+{
+	u64 cr0, cr3, cr4;
+
+	__asm__ volatile("movq %%cr0, %0; movq %%cr3, %1; movq %%cr4, %2" : "=r"(cr0), "=r"(cr3), "=r"(cr4));
+	second_call = f;
+	memcpy((void *)TRAMPOLINE, second_begin, (u64)(second_end - second_begin));
+	fill(second_cr0, cr0);
+	fill(second_cr3, cr3);
+	fill(second_cr4, cr4);
+	fill(second_far, (u64)second_start);
+	fill(second_gdt_at, TRAMPOLINE + (u64)(second_gdt - second_begin));
+	w32(APIC + APIC_SPURIOUS, 0x1ff);
+	w32(APIC + APIC_COMMAND_HIGH, 1u << 24);
+	w32(APIC + APIC_COMMAND, APIC_INIT);
+	sleep_ms(10);
+	w32(APIC + APIC_COMMAND_HIGH, 1u << 24);
+	w32(APIC + APIC_COMMAND, APIC_STARTUP | TRAMPOLINE >> 12);
+	for (u32 i = 0; i < 1000 && !second_state; i++)
+		sleep_ms(10);
+	CHECK(second_state);
+}

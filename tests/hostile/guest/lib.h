@@ -91,6 +91,10 @@ enum {
 u32 ask(u32 what);
 static inline u32 asked(u32 what, u32 argument) { return ask(what | argument << 8); }
 void sleep_ms(u32 ms);
+// Starts the other processor of a case with vcpus=2, which calls f once. What f
+// may not use is the test's own device: say, ask, CHECK.
+void second(void (*f)(void));
+int second_ended(void); // whether f has returned
 void finish(void) __attribute__((noreturn)); // the case has passed: report and reset
 
 // Memory that is never given back.
