@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -39,7 +40,9 @@ func Attach(cgroup string, rules []specs.LinuxDeviceCgroup) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(program)
+	if !keep(program) {
+		defer unix.Close(program)
+	}
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return err
@@ -51,6 +54,15 @@ func Attach(cgroup string, rules []specs.LinuxDeviceCgroup) error {
 	}
 	return nil
 }
+
+// kept is a program that stays loaded, as its descriptor plus one; 0: none yet.
+var kept atomic.Int64
+
+// keep keeps the first program, and tells whether this is it. The kernel puts
+// the code of programs into packs of 2 MiB, which it writes to from end to end
+// when it makes one and frees with the last program in it. With one in the
+// template its clones share the pack.
+func keep(program int) bool { return kept.CompareAndSwap(0, int64(program)+1) }
 
 func load(code []instruction) (int, error) {
 	license := []byte("Apache-2.0\x00")

@@ -169,3 +169,13 @@ func TestUninterrupted(t *testing.T) {
 		}
 	}
 }
+
+// Only the first program stays loaded: more would add up.
+func TestKeep(t *testing.T) {
+	defer kept.Store(kept.Swap(0))
+	for i, want := range []bool{true, false, false} {
+		if got := keep(i); got != want {
+			t.Errorf("program %d is kept: %v", i, got)
+		}
+	}
+}
