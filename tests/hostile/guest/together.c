@@ -195,10 +195,12 @@ static void init_again(void)
 
 CASE(init_storm, "the second processor is sent INIT and start-up again and again", "vcpus=2")
 {
+	stop = 0;
 	second(init_again);
 	for (u32 i = 0; i < 2000; i++) {
 		w32(0xfee00310, 1u << 24);
 		w32(0xfee00300, i & 1 ? 0x4650 : 0x4500);
 	}
+	stop = 1; // for the last start
 	rng_works();
 }
