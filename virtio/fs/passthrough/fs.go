@@ -29,6 +29,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"runv.dev/runv/internal/logging"
 )
 
 // RootAlias is a second node id of the root, besides fuse.FUSE_ROOT_ID.
@@ -115,7 +117,7 @@ type FS struct {
 
 	syncMu sync.Mutex // one syncfs at a time
 
-	log *slog.Logger
+	log *logging.Limited // what a client can cause
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -150,7 +152,7 @@ func New(opts Options) (*FS, error) {
 		gid:             uint32(os.Getegid()),
 		unmapped:        opts.Unmapped,
 		mounts:          newDeviceTable(),
-		log:             log,
+		log:             logging.NewLimited(log),
 	}
 	if f.proc, err = openProc(opts.Proc); err != nil {
 		return nil, err

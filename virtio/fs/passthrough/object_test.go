@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -415,6 +416,31 @@ func TestUndo(t *testing.T) {
 	list, err := os.ReadDir(c.dir)
 	if err != nil || len(list) != 1 || list[0].Name() != "theirs" {
 		t.Errorf("left are %v, %v", list, err)
+	}
+}
+
+// TestUndoLog has a guest fill the directory that is to be removed, as often as
+// it likes.
+func TestUndoLog(t *testing.T) {
+	var log bytes.Buffer
+	c := newClient(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	root, err := c.inodes.get(fuse.FUSE_ROOT_ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.inodes.put(root)
+	if err := os.MkdirAll(filepath.Join(c.dir, "dir", "more"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statx_t
+	if err := statEntry(root.fd, "dir", &st); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		c.undo(root, "dir", &st)
+	}
+	if n := strings.Count(log.String(), "\n"); n != 1 {
+		t.Errorf("%d lines are logged, want 1:\n%.500s", n, &log)
 	}
 }
 
