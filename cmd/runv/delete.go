@@ -51,7 +51,7 @@ func (g *globals) delete(id string, force bool) error {
 		return fmt.Errorf("cannot delete container %s that is not stopped: it is %s: use `runv kill` first, or --force", id, status)
 	}
 	// Also of a container whose create died: its process may be about to end.
-	if err := c.State.Process.Kill(killTimeout); err != nil {
+	if err := g.end(c.State.Process); err != nil {
 		c.Unlock()
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
@@ -59,4 +59,17 @@ func (g *globals) delete(id string, force bool) error {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	return nil
+}
+
+// end kills a VM process and waits until it is gone.
+func (g *globals) end(p container.Process) error {
+	ended, err := p.Kill(silence)
+	if err == nil && !ended {
+		g.log.Warn("waiting for the killed VM process to be gone", "pid", p.PID)
+		ended, err = p.Kill(killTimeout - silence)
+	}
+	if err == nil && !ended {
+		err = fmt.Errorf("process %d is still there %v after SIGKILL: /proc/%[1]d/stack has what it waits for: try again when that is over", p.PID, killTimeout)
+	}
+	return err
 }

@@ -98,7 +98,10 @@ func (g *globals) kill(id string, sig unix.Signal, all bool) error {
 		}
 	}
 	if sig == unix.SIGKILL && err == nil {
-		return s.Process.Kill(killTimeout)
+		// As with any runtime the signal is all that is promised. That the
+		// container is stopped afterwards is what it usually means.
+		_, err := s.Process.Kill(killWait)
+		return err
 	}
 	if all && errors.Is(err, errNotRunning) {
 		return nil // it has reached all there are

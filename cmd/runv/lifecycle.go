@@ -45,8 +45,18 @@ type createOptions struct {
 	image string
 }
 
-// killTimeout bounds the wait for a killed VM process to be gone.
-const killTimeout = 10 * time.Second
+const (
+	// killTimeout bounds the wait for a killed VM process to be gone, where what
+	// it holds cannot be released before. Its memory goes back first, which takes
+	// long on a busy host.
+	killTimeout = time.Minute
+
+	// killWait bounds it where nothing depends on it.
+	killWait = 10 * time.Second
+
+	// silence is how long a wait may take without a word about it.
+	silence = 2 * time.Second
+)
 
 // plan reads and validates the configuration and looks at what can be seen
 // without making anything.

@@ -81,19 +81,19 @@ func TestKill(t *testing.T) {
 	}
 	other := p
 	other.StartTime++
-	if err := other.Kill(time.Second); err != nil {
-		t.Errorf("kill of a process that has ended: %v", err)
+	if ended, err := other.Kill(time.Second); err != nil || !ended {
+		t.Errorf("kill of a process that has ended: %v, %v", ended, err)
 	}
 	if !p.Alive() {
 		t.Fatal("a process that only has the same pid was killed")
 	}
-	if err := p.Kill(10 * time.Second); err != nil {
-		t.Fatal(err)
+	if ended, err := p.Kill(10 * time.Second); err != nil || !ended {
+		t.Fatal(ended, err)
 	}
 	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
 		t.Errorf("the process ended with %v", err)
 	}
-	if err := p.Kill(time.Second); err != nil {
-		t.Errorf("kill twice: %v", err)
+	if ended, err := p.Kill(time.Second); err != nil || !ended {
+		t.Errorf("kill twice: %v, %v", ended, err)
 	}
 }

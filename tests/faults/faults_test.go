@@ -274,7 +274,7 @@ func TestClock(t *testing.T) {
 // sees.
 func TestFailingFiles(t *testing.T) {
 	dir := t.TempDir()
-	stop := failingFiles(t, dir)
+	_, stop := failingFiles(t, dir)
 	defer stop()
 	s := newBundle(t, `cd /faults
 		busybox cat read 2>&1 | busybox grep -o 'Input/output error'
@@ -289,4 +289,46 @@ func TestFailingFiles(t *testing.T) {
 	if got := r.Stdout.String(); status != 0 || got != want {
 		t.Errorf("status %d, stdout %q, stderr %q; want %q", status, got, r.Stderr.String(), want)
 	}
+}
+
+// TestStuckFile: while the host's file system does not answer, the guest waits for
+// that file only. The VM process cannot end before: kill does what it can, and
+// delete waits, and says so.
+func TestStuckFile(t *testing.T) {
+	dir := t.TempDir()
+	release, stop := failingFiles(t, dir)
+	defer stop()
+	s := newBundle(t, `cd /faults
+		busybox cat stuck &
+		busybox sleep 1
+		busybox cat read 2>&1 | busybox grep -o 'Input/output error'
+		wait`)
+	s.Spec.Mounts = append(s.Spec.Mounts, specs.Mount{Destination: "/faults", Type: "bind", Source: dir, Options: []string{"rbind", "rw"}})
+	out, w, err := os.Pipe()
+	must(t, err)
+	defer out.Close()
+	r := s.Run(t, w)
+	w.Close()
+	if line := next(t, lines(out)); line != "Input/output error" {
+		t.Errorf("the guest says %q", line)
+	}
+	pid := vmPID(t, s, r)
+	if text, err := s.Command("kill", s.ID, "KILL").CombinedOutput(); err != nil {
+		t.Errorf("kill: %v: %s", err, text)
+	}
+	if unix.Kill(pid, 0) != nil {
+		t.Error("the VM process is gone: nothing was stuck")
+	}
+	del := s.Command("delete", "--force", s.ID)
+	stderr, err := del.StderrPipe()
+	must(t, err)
+	must(t, del.Start())
+	if line := next(t, lines(stderr)); !strings.Contains(line, "waiting for the killed VM process") {
+		t.Errorf("delete says %q", line)
+	}
+	release()
+	if err := del.Wait(); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	r.End(t)
 }

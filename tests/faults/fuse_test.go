@@ -4,6 +4,7 @@ package faults
 
 import (
 	"context"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -11,10 +12,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// failingFile is a file of which one operation fails.
+// failingFile is a file of which one operation fails, or is not answered before
+// the channel is closed.
 type failingFile struct {
 	fs.Inode
 	read, write, sync syscall.Errno
+	stuck             <-chan struct{}
 }
 
 var (
@@ -40,6 +43,9 @@ func (f *failingFile) Setattr(context.Context, fs.FileHandle, *fuse.SetAttrIn, *
 }
 
 func (f *failingFile) Read(_ context.Context, _ fs.FileHandle, dest []byte, _ int64) (fuse.ReadResult, syscall.Errno) {
+	if f.stuck != nil {
+		<-f.stuck
+	}
 	if f.read != 0 {
 		return nil, f.read
 	}
@@ -56,9 +62,11 @@ func (f *failingFile) Write(_ context.Context, _ fs.FileHandle, data []byte, _ i
 
 func (f *failingFile) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno { return f.sync }
 
-// failingFiles mounts a file system with one file for each fault on dir.
-func failingFiles(t *testing.T, dir string) (stop func()) {
+// failingFiles mounts a file system with one file for each fault on dir. A read of
+// the file "stuck" ends when release is called.
+func failingFiles(t *testing.T, dir string) (release, stop func()) {
 	t.Helper()
+	stuck := make(chan struct{})
 	root := &fs.Inode{}
 	server, err := fs.Mount(dir, root, &fs.Options{
 		MountOptions: fuse.MountOptions{DirectMountStrict: true, AllowOther: true},
@@ -68,11 +76,16 @@ func failingFiles(t *testing.T, dir string) (stop func()) {
 				"write": {write: syscall.EIO},
 				"quota": {write: syscall.EDQUOT},
 				"sync":  {sync: syscall.EIO},
+				"stuck": {stuck: stuck},
 			} {
 				root.AddChild(name, root.NewPersistentInode(ctx, file, fs.StableAttr{Mode: syscall.S_IFREG}), true)
 			}
 		},
 	})
 	must(t, err)
-	return func() { must(t, server.Unmount()) }
+	release = sync.OnceFunc(func() { close(stuck) })
+	return release, func() {
+		release()
+		must(t, server.Unmount())
+	}
 }
