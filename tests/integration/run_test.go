@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -154,6 +155,19 @@ func TestOneAfterAnother(t *testing.T) {
 	id := newID()
 	for range 5 {
 		runv(t, nil, "run", "-b", dir, id).expect(t, "again\n", "", 0)
+	}
+}
+
+// TestDevicesInRoot: without a file system of its own, /dev is the root's, which
+// keeps what the first container needed there.
+func TestDevicesInRoot(t *testing.T) {
+	noLeaks(t)
+	dir := bundle(t, []string{"/bin/busybox", "stat", "-c", "%n %F %t:%T", "/dev/null", "/dev/zero"}, func(s *specs.Spec) {
+		s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev") })
+		s.Process.Capabilities = nil
+	})
+	for range 2 {
+		runv(t, nil, "run", "-b", dir, newID()).expect(t, "/dev/null character special file 1:3\n/dev/zero character special file 1:5\n", "", 0)
 	}
 }
 

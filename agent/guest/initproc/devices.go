@@ -143,7 +143,7 @@ func (r *rootfs) makeDevice(d *specs.LinuxDevice) error {
 	}
 	err = unix.Mknodat(dir, base, mode, number)
 	if err == unix.EEXIST {
-		return sameDevice(dir, base, mode, number)
+		return r.keepDevice(dir, name, mode, number)
 	}
 	if err == unix.EPERM || err == unix.EOPNOTSUPP || err == unix.EACCES {
 		return r.bindDevice(name)
@@ -165,14 +165,19 @@ func (r *rootfs) makeDevice(d *specs.LinuxDevice) error {
 	return os.NewSyscallError("chown", unix.Fchownat(dir, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// sameDevice accepts a node that exists if it is the one wanted.
-func sameDevice(dir int, base string, mode uint32, number int) error {
+// keepDevice accepts a node that exists if it is the one wanted. A regular file
+// is what an earlier container has bound its device to, or an image has for the
+// purpose.
+func (r *rootfs) keepDevice(dir int, name string, mode uint32, number int) error {
 	var st unix.Stat_t
-	if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(dir, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return os.NewSyscallError("stat", err)
 	}
-	if st.Mode&unix.S_IFMT == mode&unix.S_IFMT && (mode&unix.S_IFMT == unix.S_IFIFO || st.Rdev == uint64(number)) {
+	switch typ := st.Mode & unix.S_IFMT; {
+	case typ == mode&unix.S_IFMT && (typ == unix.S_IFIFO || st.Rdev == uint64(number)):
 		return nil
+	case typ == unix.S_IFREG && mode&unix.S_IFMT != unix.S_IFIFO:
+		return r.bindDevice(name)
 	}
 	return errors.New("something else exists there")
 }
