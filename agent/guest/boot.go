@@ -1,8 +1,10 @@
 package guest
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mdlayher/socket"
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
@@ -207,7 +210,7 @@ const helloTimeout = time.Minute
 
 // Hello tells the host that the agent listens.
 func Hello() error {
-	conn, err := vsock.Dial(protocol.HostCID, protocol.HelloPort, nil)
+	conn, err := dialHost(protocol.HelloPort)
 	if err != nil {
 		return fmt.Errorf("hello: %w", err)
 	}
@@ -215,10 +218,46 @@ func Hello() error {
 	if err == nil {
 		_, err = conn.Write(protocol.AppendHello(nil))
 	}
+	if err == nil {
+		err = conn.CloseWrite()
+	}
+	if err == nil {
+		// A connection that is closed on this side has 8 seconds until the kernel
+		// resets it. So the host comes first.
+		_, err = conn.Read(make([]byte, 1))
+		if err == io.EOF || errors.Is(err, unix.ECONNRESET) {
+			err = nil
+		}
+	}
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return fmt.Errorf("hello: %w", err)
 	}
 	return nil
+}
+
+// dialHost connects to a port of the host, for as long as that takes: of its own
+// accord the kernel gives up after 2 seconds, which a busy host may need.
+func dialHost(port uint32) (*socket.Conn, error) {
+	conn, err := socket.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0, "vsock", nil)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		limit := unix.NsecToTimeval(int64(helloTimeout))
+		var set error
+		err = raw.Control(func(fd uintptr) {
+			set = unix.SetsockoptTimeval(int(fd), unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit)
+		})
+		err = errors.Join(err, os.NewSyscallError("setsockopt", set))
+	}
+	if err == nil {
+		_, err = conn.Connect(context.Background(), &unix.SockaddrVM{CID: protocol.HostCID, Port: port})
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 // VirtioFS mounts a share by its tag.
