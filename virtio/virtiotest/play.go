@@ -124,7 +124,7 @@ func (p *player) step() {
 	case 8: // take back what is done
 		q := p.queue()
 		for range q.Config.Size {
-			if _, _, ok := q.takeUsed(); !ok {
+			if _, _, ok := q.TakeUsed(); !ok {
 				break
 			}
 		}

@@ -196,15 +196,15 @@ func (r *Ring) take(n int) ([]uint16, bool) {
 // bytes written. It returns false when there is none. A head that was never
 // made available makes it panic.
 func (r *Ring) Used() (head uint16, n uint32, ok bool) {
-	id, n, ok := r.takeUsed()
+	id, n, ok := r.TakeUsed()
 	if ok && id >= uint32(r.Config.Size) {
 		panic(fmt.Sprintf("virtiotest: used ring has id %d", id))
 	}
 	return uint16(id), n, ok
 }
 
-// takeUsed is Used for a ring that the driver itself may have spoilt.
-func (r *Ring) takeUsed() (id, n uint32, ok bool) {
+// TakeUsed is Used for a ring that the driver itself may have spoilt.
+func (r *Ring) TakeUsed() (id, n uint32, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.UsedIdx() == r.nextUsed {

@@ -102,7 +102,7 @@ func (h *hostile) count() uint32 {
 func (h *hostile) packet() {
 	q := h.g.queues[queueTX]
 	for {
-		i, _, ok := q.used()
+		i, _, ok := q.usedAny()
 		if !ok {
 			break
 		}
@@ -177,7 +177,7 @@ func (h *hostile) post() {
 func (h *hostile) reap() {
 	q := h.g.queues[queueRX]
 	for {
-		i, n, ok := q.used()
+		i, n, ok := q.usedAny()
 		if !ok {
 			return
 		}
