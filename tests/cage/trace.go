@@ -65,6 +65,9 @@ func caged(trace string) (calls []call, processes int) {
 			continue
 		}
 		thread, c := m[1], call{name: m[2]}
+		if strings.HasPrefix(c.name, "syscall_0xffffffff") {
+			continue // the thread was killed as it entered: the number is an errno's
+		}
 		c.args = arguments(m[3])
 		if c.name == "clone" {
 			c.args = [6]uint64{}
@@ -128,6 +131,9 @@ func arguments(text string) (args [6]uint64) {
 
 func number(text string) uint64 {
 	text, _, _ = strings.Cut(text, " ")
+	if one, more, ok := strings.Cut(text, "|"); ok { // a type and its flags
+		return number(one) | number(more)
+	}
 	if n, err := strconv.ParseInt(text, 0, 64); err == nil {
 		return uint64(n)
 	}

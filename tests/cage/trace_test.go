@@ -24,10 +24,12 @@ func TestCaged(t *testing.T) {
 102 <... tgkill resumed>) = 0
 102 tgkill(100, 2, 23) = 0
 102 tgkill(99, 2, 23) = 0
+102 socket(0x2, 0x1|0x80800, 0x6 <unfinished ...>
+101 syscall_0xfffffffffffffff5(0x1, 0x1) = ?
 100 +++ exited with 0 +++
 `
 	calls, processes := caged(trace)
-	want := "[{mknodat [7 0 4480 0 0 0]} {clone [855808 0 0 0 0 0]} {ioctl [5 44672 0 0 0 0]} {tgkill [1 2 23 0 0 0]} {tgkill [1 2 23 0 0 0]} {tgkill [99 2 23 0 0 0]}]"
+	want := "[{mknodat [7 0 4480 0 0 0]} {clone [855808 0 0 0 0 0]} {ioctl [5 44672 0 0 0 0]} {tgkill [1 2 23 0 0 0]} {tgkill [1 2 23 0 0 0]} {tgkill [99 2 23 0 0 0]} {socket [2 526337 6 0 0 0]}]"
 	if got := fmt.Sprint(calls); processes != 1 || got != want {
 		t.Errorf("%d processes, %s; want 1, %s", processes, got, want)
 	}

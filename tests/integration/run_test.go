@@ -171,6 +171,16 @@ func TestDevicesInRoot(t *testing.T) {
 	}
 }
 
+// TestFileKinds makes what is no regular file, changes modes, and syncs data only.
+func TestFileKinds(t *testing.T) {
+	noLeaks(t)
+	dir := bundle(t, []string{"sh", "-c", `cd /tmp && exec 2>&1
+		busybox mkfifo -m 600 fifo; busybox mknod whiteout c 0 0
+		echo data >file; busybox chmod 4750 file; busybox sync -d file
+		busybox stat -c '%n %F %a %t:%T' fifo whiteout file; busybox cat file`})
+	runv(t, nil, "run", "-b", dir, newID()).expect(t, "fifo fifo 600 0:0\nwhiteout character special file 644 0:0\nfile regular file 4750 0:0\ndata\n", "", 0)
+}
+
 func TestMounts(t *testing.T) {
 	noLeaks(t)
 	data := t.TempDir()
