@@ -317,11 +317,14 @@ var attempts = []attempt{
 	{name: "mknodat of a block device", cages: "devices", want: allowed, try: call(unix.SYS_MKNODAT, 0, 0, unix.S_IFBLK|0o600, 0x800)},
 
 	// Sockets.
-	{name: "TCP", cages: "network", want: allowed, try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)},
+	{name: "TCP", cages: "network", want: allowed, try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)},
 	{name: "TCP over IPv6", cages: "network", want: allowed, try: call(unix.SYS_SOCKET, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)},
-	{name: "UDP", cages: "network", want: allowed, try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM)},
+	{name: "UDP", cages: "network", want: allowed, try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)},
 	{name: "ping", cages: "network", want: allowed, try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)},
-	{name: "routes", cages: "network", want: allowed, try: call(unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)},
+	{name: "a socket of whatever protocol", try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM)},
+	{name: "routes", try: call(unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)},
+	{name: "splice", try: call(unix.SYS_SPLICE)},
+	{name: "sendto", try: call(unix.SYS_SENDTO)},
 	{name: "raw IP", try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)},
 	{name: "SCTP", try: call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP)},
 	{name: "packet socket", try: call(unix.SYS_SOCKET, unix.AF_PACKET, unix.SOCK_DGRAM)},

@@ -94,6 +94,9 @@ func report(calls []call) bool {
 	}
 	for _, g := range plain.Groups(firstPID) {
 		for _, r := range g.Rules {
+			if r.Refuse {
+				continue // it allows nothing
+			}
 			for _, unused := range unusedOf(r, used) {
 				if r.Rare != "" {
 					fmt.Printf("unused: %s (%s): %s\n", unused, g.Purpose, r.Rare)
