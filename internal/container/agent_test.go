@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestAgentSocket(t *testing.T) {
@@ -67,6 +70,45 @@ func TestAgentSocket(t *testing.T) {
 	f.Close()
 	if _, err := store.DialAgent(context.Background(), "x", 1024); err == nil || !strings.Contains(err.Error(), "VM process has ended") {
 		t.Errorf("nobody listens: %v", err)
+	}
+}
+
+// With this in its environment the test program's first thread ends, and the
+// others go on.
+const leaderless = "RUNV_TEST_LEADERLESS"
+
+func init() {
+	if os.Getenv(leaderless) != "" {
+		unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+}
+
+// TestKillLeaderless: a process whose first thread is gone, as when one waits in
+// the kernel after SIGKILL, has not ended.
+func TestKillLeaderless(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), leaderless+"=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := FindProcess(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); p.Alive(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the first thread does not end")
+		}
+	}
+	if ended, err := p.Wait(100 * time.Millisecond); err != nil || ended {
+		t.Errorf("wait: %v, %v; want a process that goes on", ended, err)
+	}
+	if ended, err := p.Kill(10 * time.Second); err != nil || !ended {
+		cmd.Process.Kill()
+		t.Errorf("kill: %v, %v", ended, err)
+	}
+	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the process ended with %v", err)
 	}
 }
 

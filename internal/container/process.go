@@ -81,8 +81,9 @@ func (p Process) Wait(timeout time.Duration) (ended bool, err error) {
 	return waitEnd(fd, timeout)
 }
 
-// open has a descriptor that holds on to the process, -1 if it does not run any
-// more.
+// open has a descriptor that holds on to the process, -1 if there is none any
+// more. A zombie may have threads that still run, or wait in the kernel: the
+// descriptor tells.
 func (p Process) open() (int, error) {
 	if p.PID <= 0 {
 		return -1, nil
@@ -96,7 +97,7 @@ func (p Process) open() (int, error) {
 	}
 	// The descriptor holds on to one process; whether it is ours is looked at
 	// after it was opened.
-	if !p.Alive() {
+	if _, start, err := readStat(p.PID); err != nil || start != p.StartTime {
 		unix.Close(fd)
 		return -1, nil
 	}
@@ -107,20 +108,21 @@ func (p Process) open() (int, error) {
 func waitEnd(fd int, timeout time.Duration) (ended bool, err error) {
 	deadline := time.Now().Add(timeout)
 	for {
-		milliseconds := -1
+		milliseconds, last := -1, false
 		if timeout >= 0 {
 			left := time.Until(deadline)
-			if left <= 0 {
-				return false, nil
+			last = left <= 0
+			milliseconds = int(max(left, 0).Milliseconds())
+			if !last {
+				milliseconds++
 			}
-			milliseconds = int(left.Milliseconds()) + 1
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, milliseconds)
 		if err != nil && err != unix.EINTR {
 			return false, os.NewSyscallError("poll", err)
 		}
-		if n > 0 {
-			return true, nil
+		if n > 0 || last {
+			return n > 0, nil
 		}
 	}
 }

@@ -299,7 +299,7 @@ func TestStuckFile(t *testing.T) {
 	release, stop := failingFiles(t, dir)
 	defer stop()
 	s := newBundle(t, `cd /faults
-		busybox cat stuck &
+		busybox cat stuck >/dev/null &
 		busybox sleep 1
 		busybox cat read 2>&1 | busybox grep -o 'Input/output error'
 		wait`)
