@@ -108,21 +108,13 @@ func (p Process) open() (int, error) {
 func waitEnd(fd int, timeout time.Duration) (ended bool, err error) {
 	deadline := time.Now().Add(timeout)
 	for {
-		milliseconds, last := -1, false
+		milliseconds := -1
 		if timeout >= 0 {
-			left := time.Until(deadline)
-			last = left <= 0
-			milliseconds = int(max(left, 0).Milliseconds())
-			if !last {
-				milliseconds++
-			}
+			milliseconds = int(max(time.Until(deadline), 0).Milliseconds()) + 1
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, milliseconds)
-		if err != nil && err != unix.EINTR {
-			return false, os.NewSyscallError("poll", err)
-		}
-		if n > 0 || last {
-			return n > 0, nil
+		if err != unix.EINTR {
+			return n > 0, os.NewSyscallError("poll", err)
 		}
 	}
 }
