@@ -280,6 +280,34 @@ func TestOtherTypeIsOtherSocket(t *testing.T) {
 	}
 }
 
+// TestWriteBeforeResponse writes to a connection that was accepted before the
+// device came to answer the REQUEST: a guest resets a connection that sends first.
+func TestWriteBeforeResponse(t *testing.T) {
+	for _, typ := range []Type{TypeStream, TypeSeqpacket} {
+		d, g := start(t, Options{}, guestOptions{})
+		l, err := d.listen(typ, hostPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := connKey{host: hostPort, guest: guestPort}
+		asked := d.request(&Header{SrcPort: guestPort, DstPort: hostPort, Type: typ, Op: OpRequest, BufAlloc: 100}, key)
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := writing(c.(*Conn), "hello")
+		g.expect(OpResponse)
+		if p := g.expect(OpRW); string(p.data) != "hello" {
+			t.Errorf("guest got %q", p.data)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		d.ring.post(asked)
+		g.silent() // the answer was sent once
+	}
+}
+
 func TestHalfCloseByGuest(t *testing.T) {
 	d, g := start(t, Options{}, guestOptions{})
 	c := accepted(t, d, g, TypeStream, 100)

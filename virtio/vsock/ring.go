@@ -335,7 +335,11 @@ func (r *ring) turnOf(c *Conn) bool {
 	c.mu.Lock()
 	turn := c.turn
 	c.turn = false
+	unanswered := c.pending&pendResponse != 0
 	c.mu.Unlock()
+	if unanswered { // accepted before the device came to post it
+		r.control.pushBack(&c.control)
+	}
 	if r.flush() && (turn || r.waiting.head == nil) && r.available() {
 		return true
 	}
