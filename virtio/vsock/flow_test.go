@@ -176,7 +176,7 @@ func TestCreditForShrunkBuffer(t *testing.T) {
 	c := accepted(t, d, g, TypeStream, 100)
 	g.send(from(OpRW, 100, 0), strings.Repeat("x", 40))
 	read(t, c, 40)
-	g.send(from(OpCreditUpdate, 81, 0), "")
+	g.send(from(OpCreditUpdate, 82, 0), "")
 	g.silent()
 	g.send(from(OpCreditUpdate, 80, 0), "")
 	if p := g.expect(OpCreditUpdate); p.FwdCnt != 40 {

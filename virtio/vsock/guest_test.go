@@ -3,6 +3,8 @@ package vsock
 import (
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -336,6 +338,25 @@ func (g *fakeGuest) silent() {
 	const probe = 0xfffffff0
 	g.send(Header{SrcPort: probe, DstPort: probe, Op: OpRW}, "")
 	if p := g.recv(); p.Op != OpRst || p.DstPort != probe {
+		g.tb.Fatalf("guest got %v %+v, want silence", p.Op, p.Header)
+	}
+	// The answer overtakes what connections have to tell.
+	d := g.dev
+	d.mu.Lock()
+	conns := slices.Collect(maps.Values(d.conns))
+	d.mu.Unlock()
+	d.ring.mu.Lock()
+	defer d.ring.mu.Unlock()
+	for _, c := range conns {
+		c.mu.Lock()
+		pending := c.pending
+		c.mu.Unlock()
+		if pending != 0 {
+			g.tb.Fatalf("pending for the guest: %#x, want silence", pending)
+		}
+	}
+	if i, n, ok := g.queues[queueRX].used(); ok {
+		p := g.parse(i, n)
 		g.tb.Fatalf("guest got %v %+v, want silence", p.Op, p.Header)
 	}
 }
