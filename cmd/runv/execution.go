@@ -33,6 +33,7 @@ type execution struct {
 	Cgroup   string            `json:"cgroup,omitempty"`
 
 	Debug   bool `json:"debug,omitempty"`
+	Log     bool `json:"log,omitempty"` // there is execLogFD
 	LogJSON bool `json:"logJSON,omitempty"`
 }
 
@@ -130,7 +131,7 @@ const execArg = "exec-process"
 // execDetached has a process of its own run x, with slave as stdio if there is
 // one, and waits for it unless the caller wants to go on.
 func (g *globals) execDetached(x *execution, o execOptions, slave *os.File) error {
-	x.Debug, x.LogJSON = g.debug, g.logFormat == "json"
+	x.Debug, x.Log, x.LogJSON = g.debug, g.logFile != nil, g.logFormat == "json"
 	if err := sandbox.CloseOnExec(); err != nil {
 		return err
 	}
@@ -195,7 +196,6 @@ func (g *globals) execDetached(x *execution, o execOptions, slave *os.File) erro
 func execMain() int {
 	signals := attach.CatchSignals()
 	unix.CloseOnExec(execSyncFD)
-	unix.CloseOnExec(execLogFD)
 	sync := os.NewFile(execSyncFD, "sync")
 	var x execution
 	if err := json.NewDecoder(sync).Decode(&x); err != nil {
@@ -204,7 +204,8 @@ func execMain() int {
 	}
 	// Without a log file stderr is the process's own.
 	log := slog.New(slog.DiscardHandler)
-	if _, err := unix.FcntlInt(execLogFD, unix.F_GETFD, 0); err == nil {
+	if x.Log {
+		unix.CloseOnExec(execLogFD)
 		level := slog.LevelInfo
 		if x.Debug {
 			level = slog.LevelDebug

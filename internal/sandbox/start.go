@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -53,6 +54,11 @@ type Process struct {
 // host that gives them to everybody they would be most of what an idle VM costs.
 const smallPages = "GODEBUG=disablethp=1"
 
+// withoutLog tells the VM process that its caller has no log. It cannot find out
+// by itself: the Go runtime may have opened a descriptor of that number, to poll
+// a standard stream that does not block.
+const withoutLog = "RUNV_LOG=none"
+
 // cloneFlags are the namespaces the kernel makes in clone3.
 var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
 	specs.PIDNamespace:     unix.CLONE_NEWPID,
@@ -98,6 +104,9 @@ func Start(o Options) (*Process, error) {
 			Cloneflags: unix.CLONE_NEWNS,
 		},
 	}
+	if o.Log == nil {
+		attr.Env = append(attr.Env, withoutLog)
+	}
 	if o.Cgroup != nil {
 		attr.Sys.UseCgroupFD = true
 		attr.Sys.CgroupFD = int(o.Cgroup.dir.Fd())
@@ -119,7 +128,7 @@ func Start(o Options) (*Process, error) {
 		conn.Close()
 		return nil, err
 	}
-	program, closeProgram := executable(len(attr.Files))
+	program, closeProgram := executable(attr.Files)
 	child, err := startIn(join, o.IOPriority, program, []string{"runv", "vm", o.ID}, attr)
 	// The end of a mount waits for a grace period of RCU, and nobody for it.
 	go closeProgram()
@@ -131,15 +140,22 @@ func Start(o Options) (*Process, error) {
 }
 
 // executable is the path of this program, on a read-only mount if there can be
-// one; the VM process itself finds out. The new process gets inherited descriptors.
-func executable(inherited int) (path string, close func()) {
+// one; the VM process itself finds out.
+func executable(inherited []*os.File) (path string, close func()) {
 	const self = "/proc/self/exe"
 	f, err := cage.OpenExecutable()
 	if err != nil {
 		return self, func() {}
 	}
-	// Above the numbers that the new process gets.
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, inherited)
+	// Above the numbers that the new process gets, and those that package syscall
+	// moves them and its pipe to meanwhile: one each, above all of them.
+	above := len(inherited)
+	for _, i := range inherited {
+		if i != nil {
+			above = max(above, int(i.Fd()))
+		}
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, above+1+len(inherited)+2)
 	if err != nil {
 		return self, func() { f.Close() }
 	}
@@ -280,9 +296,8 @@ func Inherit() (*Inherited, error) {
 	for fd := syncFD; fd <= logFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	// Before anything else is opened, which would get this number.
 	var log *os.File
-	if _, err := unix.FcntlInt(logFD, unix.F_GETFD, 0); err == nil {
+	if !slices.Contains(os.Environ(), withoutLog) {
 		log = os.NewFile(logFD, "log")
 	}
 	file := os.NewFile(syncFD, "sync")

@@ -154,6 +154,15 @@ func bootstrap() *Bootstrap {
 	return &Bootstrap{Plan: &spec.Plan{Spec: &specs.Spec{Process: &specs.Process{}}}}
 }
 
+// TestStartLowDescriptors has descriptors lower than what they become: package
+// syscall moves them out of the way first, above all that are inherited.
+func TestStartLowDescriptors(t *testing.T) {
+	p, _ := launch(t, "ok", func(o *Options) {
+		o.Stdout, o.Stderr, o.KVM = os.Stdin, os.Stdin, os.Stdin
+	})
+	mustCreate(t, p)
+}
+
 func TestStartIOPriority(t *testing.T) {
 	const best, idle = 2<<13 | 5, 3 << 13
 	for _, priority := range []int{best, idle} {
@@ -185,9 +194,18 @@ func TestStartStepByStep(t *testing.T) {
 	}
 }
 
+// TestStartWithoutLog has a standard input, too, that the Go runtime polls
+// before anything else, with a descriptor that gets the first free number.
 func TestStartWithoutLog(t *testing.T) {
-	p, _ := launch(t, "nolog", func(o *Options) { o.Log = nil })
-	mustCreate(t, p)
+	for _, flags := range []int{0, unix.O_NONBLOCK} {
+		var ends [2]int
+		must(t, unix.Pipe2(ends[:], unix.O_CLOEXEC|flags))
+		stdin := os.NewFile(uintptr(ends[0]), "stdin")
+		p, _ := launch(t, "nolog", func(o *Options) { o.Stdin, o.Log = stdin, nil })
+		mustCreate(t, p)
+		stdin.Close()
+		unix.Close(ends[1])
+	}
 }
 
 func TestStartFailures(t *testing.T) {
