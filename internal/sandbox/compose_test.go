@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/spec"
+	"runv.dev/runv/internal/thread"
 )
 
 // inMountNamespace runs f on a thread with a mount namespace and root directory
@@ -21,18 +21,15 @@ func inMountNamespace(t *testing.T, f func() error) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test mounts file systems: run it as root")
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
+	thread.Run(func() {
 		err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS)
 		if err == nil {
 			err = f()
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+		if err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // bundle makes a root file system with traps and a directory beside it that
