@@ -98,7 +98,7 @@ func (g *globals) execAction(c *cli.Context) error {
 	if err := checkPreserveFDs(c); err != nil {
 		return err
 	}
-	s, err := g.store().Peek(o.id)
+	s, err := g.peek(o.id)
 	if err == nil {
 		err = checkActive(s)
 	}

@@ -79,7 +79,7 @@ func parseSignal(s string) (unix.Signal, error) {
 
 func (g *globals) kill(id string, sig unix.Signal, all bool) error {
 	// No lock: a signal must reach a container that another verb waits for.
-	s, err := g.store().Peek(id)
+	s, err := g.peek(id)
 	if err != nil {
 		return err
 	}

@@ -87,8 +87,8 @@ func (g *globals) open(id string) (*container.Container, error) {
 
 // openIf locks a container that check accepts.
 func (g *globals) openIf(id string, check func(*container.State) error) (*container.Container, error) {
-	// A container being created is locked until it is: say so at once.
-	s, err := g.store().Peek(id)
+	// A container being created is locked until it is: do not wait for that.
+	s, err := g.peek(id)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func psCommand(g *globals) *cli.Command {
 
 func (g *globals) ps(w io.Writer, id string, asJSON bool, columns []string) error {
 	// No lock: what is listed is a moment's truth anyway.
-	s, err := g.store().Peek(id)
+	s, err := g.peek(id)
 	if err != nil {
 		return err
 	}

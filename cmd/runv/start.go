@@ -43,6 +43,22 @@ func (g *globals) agent(ctx context.Context, id string) (*client.Client, error) 
 	})
 }
 
+// settleTime is how long a container may take from its process's first output to
+// the state that says so.
+const settleTime = 2 * time.Second
+
+// peek reads a container's state without locking it. Who has heard of a container
+// that is being run may come before its state says that it runs; peek waits for
+// that. Of one that is being created it says so after settleTime.
+func (g *globals) peek(id string) (*container.State, error) {
+	for deadline := time.Now().Add(settleTime); ; time.Sleep(10 * time.Millisecond) {
+		s, err := g.store().Peek(id)
+		if err != nil || s.Now() != specs.StateCreating || !s.Process.Alive() || time.Now().After(deadline) {
+			return s, err
+		}
+	}
+}
+
 // checkActive returns an error unless the container has a process to ask for.
 func checkActive(s *container.State) error {
 	switch status := s.Now(); status {
