@@ -61,6 +61,9 @@ func (vm *VM) Run(ctx context.Context) (Exit, error) {
 		return Exit{Reason: ExitHostError, VCPU: -1}, errors.New("virtual machine: Run called twice")
 	}
 	vm.started = true
+	if ctx.Err() != nil { // no instruction is to be executed
+		vm.stopLocked(stopped(ctx), nil)
+	}
 	if vm.phase != phaseStopped {
 		for _, c := range vm.vcpus {
 			vm.threads.Add(1)
@@ -73,9 +76,7 @@ func (vm *VM) Run(ctx context.Context) (Exit, error) {
 	vm.mu.Unlock()
 	vm.cfg.trace("run")
 
-	release := context.AfterFunc(ctx, func() {
-		vm.stop(Exit{Reason: ExitStopped, VCPU: -1, Detail: context.Cause(ctx).Error()}, nil)
-	})
+	release := context.AfterFunc(ctx, func() { vm.stop(stopped(ctx), nil) })
 	vm.join()
 	release()
 	vm.cfg.trace("stopped")
@@ -83,6 +84,11 @@ func (vm *VM) Run(ctx context.Context) (Exit, error) {
 	closeErr := vm.Close()
 	vm.cfg.trace("closed")
 	return vm.exit, errors.Join(vm.err, closeErr)
+}
+
+// stopped is the end of a machine whose context is over.
+func stopped(ctx context.Context) Exit {
+	return Exit{Reason: ExitStopped, VCPU: -1, Detail: context.Cause(ctx).Error()}
 }
 
 // join waits until no vCPU thread runs.
@@ -93,6 +99,11 @@ func (vm *VM) join() { vm.threads.Wait() }
 func (vm *VM) stop(e Exit, err error) {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
+	vm.stopLocked(e, err)
+}
+
+// stopLocked is stop for a caller that holds mu.
+func (vm *VM) stopLocked(e Exit, err error) {
 	if vm.phase == phaseStopped {
 		return
 	}

@@ -71,7 +71,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestCancelledBeforeRun(t *testing.T) {
-	vm := mustNew(t, tinyConfig(t, 1, guestSpin...))
+	vm := mustNew(t, tinyConfig(t, 1, guestReset...))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if exit, err := vm.Run(ctx); err != nil || exit.Reason != ExitStopped {
