@@ -291,13 +291,16 @@ func (in *Inherited) Descriptors() (map[int]string, error) {
 	return list, nil
 }
 
-// Inherit takes the descriptors that Start gave to this process.
+// Inherit takes the descriptors that Start gave to this process, and its
+// environment, none of which is for hooks.
 func Inherit() (*Inherited, error) {
+	logged := !slices.Contains(os.Environ(), withoutLog)
+	os.Clearenv()
 	for fd := syncFD; fd <= logFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	var log *os.File
-	if !slices.Contains(os.Environ(), withoutLog) {
+	if logged {
 		log = os.NewFile(logFD, "log")
 	}
 	file := os.NewFile(syncFD, "sync")

@@ -64,7 +64,9 @@ func child(name string) int {
 			link, _ := os.Readlink("/proc/self/ns/" + ns)
 			fmt.Fprintln(log, ns, link)
 		}
-		fmt.Fprintln(log, "env", strings.Join(os.Environ(), " "))
+		fmt.Fprintln(log, "environment of hooks", len(os.Environ()))
+		env, _ := os.ReadFile("/proc/self/environ")
+		fmt.Fprintln(log, "env", strings.ReplaceAll(strings.TrimRight(string(env), "\x00"), "\x00", " "))
 		entries, _ := os.ReadDir("/proc/self/fd")
 		for _, e := range entries {
 			link, _ := os.Readlink("/proc/self/fd/" + e.Name())
@@ -268,6 +270,7 @@ func TestNamespacesAndDescriptors(t *testing.T) {
 		"net " + link(targetNS("net")),
 		"cgroup " + link("/proc/self/ns/cgroup"),
 		"env " + smallPages,
+		"environment of hooks 0",
 	} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("the VM process has no %q in:\n%s", want, got)

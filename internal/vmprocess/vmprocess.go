@@ -53,7 +53,6 @@ func Main() int {
 	begun := time.Now()
 	signals := attach.CatchSignals()
 	useSmallPages()
-	os.Clearenv() // what was in it is for the Go runtime, and not for hooks
 	in, err := sandbox.Inherit()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "runv: %v\n", err)
