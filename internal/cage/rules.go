@@ -153,7 +153,7 @@ var network = []Rule{
 		is(1, unix.SOL_SOCKET).and(is(2, unix.SO_ATTACH_REUSEPORT_CBPF)),
 		is(1, unix.SOL_SOCKET).and(is(2, unix.SO_ATTACH_REUSEPORT_EBPF)),
 	}},
-	{Calls: []string{"setsockopt"}, When: oneOf(1, unix.SOL_SOCKET, unix.IPPROTO_IP, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_IPV6)},
+	{Calls: []string{"setsockopt"}, When: oneOf(1, unix.SOL_SOCKET, unix.IPPROTO_IP, unix.IPPROTO_TCP, unix.IPPROTO_IPV6)},
 }
 
 // socketType is the part of socket(2)'s second argument that is no flag.

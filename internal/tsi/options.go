@@ -124,9 +124,6 @@ var options = map[optionKey]option{
 	{unix.SOL_TCP, unix.TCP_TIMESTAMP}:            number(mayGet),
 	{unix.SOL_TCP, unix.TCP_NOTSENT_LOWAT}:        number(mayBoth),
 	{unix.SOL_TCP, unix.TCP_CC_INFO}:              structure(mayGet, maxOption),
-
-	{unix.SOL_UDP, unix.UDP_NO_CHECK6_TX}: number(mayBoth),
-	{unix.SOL_UDP, unix.UDP_NO_CHECK6_RX}: number(mayBoth),
 }
 
 // Sizes of structures: linger, group_req, group_source_req.

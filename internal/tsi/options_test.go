@@ -64,7 +64,7 @@ func TestForbiddenOptions(t *testing.T) {
 		{unix.SOL_IP, unix.IP_TRANSPARENT}, {unix.SOL_IP, unix.IP_OPTIONS}, {unix.SOL_IP, unix.IP_HDRINCL}, {unix.SOL_IP, unix.IP_PKTINFO},
 		{unix.SOL_IP, 64 /* IPT_SO_SET_REPLACE */}, {unix.SOL_IPV6, unix.IPV6_TRANSPARENT}, {unix.SOL_IPV6, unix.IPV6_RTHDR},
 		{unix.SOL_IPV6, unix.IPV6_ADDRFORM}, {unix.SOL_TCP, unix.TCP_REPAIR}, {unix.SOL_TCP, unix.TCP_ULP}, {unix.SOL_TCP, unix.TCP_MD5SIG},
-		{unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT}, {unix.SOL_UDP, unix.UDP_ENCAP}, {unix.SOL_NETLINK, 1}, {1 << 31, 1}, {^uint32(0), ^uint32(0)},
+		{unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT}, {unix.SOL_UDP, unix.UDP_ENCAP}, {unix.SOL_UDP, unix.UDP_NO_CHECK6_TX}, {unix.SOL_NETLINK, 1}, {1 << 31, 1}, {^uint32(0), ^uint32(0)},
 	} {
 		s.fails(unix.ENOPROTOOPT, opSetsockopt, 0, optionBody(o.level, o.name, make([]byte, maxOption)))
 		s.fails(unix.ENOPROTOOPT, opGetsockopt, maxOption, optionBody(o.level, o.name, nil))
