@@ -28,7 +28,8 @@ import (
 )
 
 // limit bounds every step: the test host is slow, but nothing takes that long.
-const limit = 5 * time.Minute
+// RUNV_TEST_LIMIT is another one, for what is traced.
+var limit = 5 * time.Minute
 
 // stateRoot is the --root of all tests.
 const stateRoot = "/run/runv-integration"
@@ -53,6 +54,12 @@ func TestMain(m *testing.M) {
 
 func testMain(m *testing.M) int {
 	var err error
+	if s := os.Getenv("RUNV_TEST_LIMIT"); s != "" {
+		if limit, err = time.ParseDuration(s); err != nil {
+			fmt.Fprintln(os.Stderr, "integration tests cannot run: RUNV_TEST_LIMIT:", err)
+			return 1
+		}
+	}
 	if runvPath, err = findRunv(); err != nil {
 		fmt.Fprintln(os.Stderr, "integration tests cannot run:", err)
 		return 1
