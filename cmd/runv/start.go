@@ -53,7 +53,7 @@ const settleTime = 2 * time.Second
 func (g *globals) peek(id string) (*container.State, error) {
 	for deadline := time.Now().Add(settleTime); ; time.Sleep(10 * time.Millisecond) {
 		s, err := g.store().Peek(id)
-		if err != nil || s.Now() != specs.StateCreating || !s.Process.Alive() || time.Now().After(deadline) {
+		if err != nil || s.Status != specs.StateCreating || !s.Creator.Alive() || !s.Process.Alive() || time.Now().After(deadline) {
 			return s, err
 		}
 	}
