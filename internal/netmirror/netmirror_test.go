@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"runtime"
 	"slices"
 	"testing"
 
@@ -14,6 +13,7 @@ import (
 
 	"runv.dev/runv/agent/guest/netdevice"
 	"runv.dev/runv/agent/protocol"
+	"runv.dev/runv/internal/thread"
 )
 
 // inNamespace runs f on a thread with a new network namespace, where lo is
@@ -23,16 +23,13 @@ func inNamespace(t *testing.T, f func()) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test makes a network namespace: run it as root")
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
+	var err error
+	thread.Run(func() {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			f()
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	})
+	if err != nil {
 		t.Fatal(os.NewSyscallError("unshare", err))
 	}
 }

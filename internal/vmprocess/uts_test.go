@@ -3,13 +3,13 @@ package vmprocess
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"runv.dev/runv/internal/spec"
+	"runv.dev/runv/internal/thread"
 )
 
 func TestShareUTS(t *testing.T) {
@@ -45,9 +45,7 @@ func TestNameUTS(t *testing.T) {
 		Namespaces: []spec.Namespace{{Type: specs.UTSNamespace}},
 		Spec:       &specs.Spec{Hostname: "box", Domainname: "example.org", Linux: &specs.Linux{}},
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
+	thread.Run(func() {
 		err := unix.Unshare(unix.CLONE_NEWUTS)
 		if err == nil {
 			err = shareUTS(plan)
@@ -59,11 +57,10 @@ func TestNameUTS(t *testing.T) {
 		if host, domain := unix.ByteSliceToString(names.Nodename[:]), unix.ByteSliceToString(names.Domainname[:]); err == nil && (host != "box" || domain != "example.org") {
 			err = fmt.Errorf("named %q, %q", host, domain)
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+		if err != nil {
+			t.Error(err)
+		}
+	})
 	if here, err := os.Hostname(); err != nil || here == "box" {
 		t.Errorf("this machine is named %q, %v", here, err)
 	}
