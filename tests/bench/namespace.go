@@ -5,10 +5,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	goruntime "runtime"
 
 	"golang.org/x/sys/unix"
-
-	"runv.dev/runv/internal/thread"
 )
 
 const (
@@ -72,17 +71,28 @@ func makeBridged(ctx context.Context) (end func() error, err error) {
 }
 
 // dialNetns connects from inside the namespace.
-func dialNetns(ctx context.Context, network, address string) (conn net.Conn, err error) {
-	thread.Run(func() {
-		var f *os.File
-		if f, err = os.Open(netnsPath); err != nil {
+func dialNetns(ctx context.Context, network, address string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Never unlocked: the thread ends with this function, and nobody else finds
+		// itself in the namespace.
+		goruntime.LockOSThread()
+		f, err := os.Open(netnsPath)
+		if err == nil {
+			err = os.NewSyscallError("setns", unix.Setns(int(f.Fd()), unix.CLONE_NEWNET))
+			f.Close()
+		}
+		if err != nil {
+			done <- result{nil, err}
 			return
 		}
-		err = os.NewSyscallError("setns", unix.Setns(int(f.Fd()), unix.CLONE_NEWNET))
-		f.Close()
-		if err == nil {
-			conn, err = new(net.Dialer).DialContext(ctx, network, address)
-		}
-	})
-	return conn, err
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		done <- result{conn, err}
+	}()
+	r := <-done
+	return r.conn, r.err
 }
